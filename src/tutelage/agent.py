@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import ConfigDict, field_validator
 
 from tutelage.knowledge import Knowledge
 from tutelage.memory import Memory
 from tutelage.model import Model, load_model
-from tutelage.records import Record, Sampling, content_id
+from tutelage.records import Episode, Record, Sampling, Task, content_id
 from tutelage.tool import Tool, tool
 
 
@@ -24,11 +24,37 @@ class Limits(Record):
     cost_usd: float | None = None
 
 
+RunPart = Callable[["Agent", Task, str], Awaitable[Episode]]
+"""Runs one of a workflow's agents on a task, under the name of its part ("evaluator")."""
+
+
+@runtime_checkable
+class Workflow(Protocol):
+    """How several agents work on one task together. The implementations are in `tutelage.workflows`.
+
+    name: for reports. agents: the parts by name. `described()`: all that decides its behaviour, as JSON.
+    """
+
+    @property
+    def name(self) -> str:
+        """The pattern's name."""
+        ...
+
+    def described(self) -> dict[str, Any]:
+        """All that decides its behaviour; agents by their version."""
+        ...
+
+    async def run(self, task: Task, run_part: RunPart) -> str | None:
+        """Work on the task by running parts; the answer of the whole. Each episode that `run_part` gave is kept in the whole's."""
+        ...
+
+
 class Agent(Record):
     """A model with its instructions, tools and knowledge. Learning returns a new Agent; nothing is changed in place.
 
     model: a name (`gguf:smollm2-135m`) or a Model object. tools: Tool objects or plain typed functions. stop_on_tool: hand the first
-    valid tool call over as the answer instead of asking the model to go on after it.
+    valid tool call over as the answer instead of asking the model to go on after it. workflow: the agent's work is done by several agents
+    together (see `tutelage.workflows`, whose functions make such agents); model, instructions and tools are then those of the first part.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -41,6 +67,7 @@ class Agent(Record):
     limits: Limits = Limits()
     stop_on_tool: bool = False
     adapter: str | None = None
+    workflow: Workflow | None = None
 
     @field_validator("tools", mode="before")
     @classmethod
@@ -57,7 +84,7 @@ class Agent(Record):
 
     def described(self) -> dict[str, Any]:
         """The agent as JSON: what `version` is the hash of."""
-        return {
+        own = {
             "model": self.load().name,
             "instructions": self.instructions,
             "tools": [item.spec.canonical() for item in self.tools],
@@ -67,6 +94,7 @@ class Agent(Record):
             "stop_on_tool": self.stop_on_tool,
             "adapter": self.adapter,
         }
+        return own if self.workflow is None else {**own, "workflow": self.workflow.described()}
 
     @cached_property
     def memory(self) -> Memory:

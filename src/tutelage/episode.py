@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -18,6 +18,7 @@ from tutelage.agent import Agent
 from tutelage.environment import Environment, EnvironmentFactory, environment_tools
 from tutelage.errors import InputError, ModelFailed
 from tutelage.grader import as_grade
+from tutelage.knowledge import Entry
 from tutelage.memory import Memory
 from tutelage.model import Model
 from tutelage.prices import cost_of
@@ -40,6 +41,7 @@ from tutelage.records import (
 )
 from tutelage.tool import Tool, call_tool, unknown_tool, validate_arguments
 from tutelage.tool_protocol import CALL_END, parse_calls, render_message
+from tutelage.workflow import run_workflow
 
 _REFUSED = (ToolFailure.UNKNOWN_TOOL, ToolFailure.BAD_ARGUMENTS)
 
@@ -51,13 +53,15 @@ async def run_episode(
     environment: EnvironmentFactory | None = None,
     memory: Memory | None = None,
     model: Model | None = None,
+    models: Callable[[Agent], Model] | None = None,
     seed: int = 0,
     attempt: int = 0,
 ) -> Episode:
-    """Let the agent work on the task, once.
+    """Let the agent, or the agents of its workflow, work on the task, once.
 
     environment: made fresh for this episode, closed at its end. memory: chooses exemplars in place of the agent's own snapshot (a memory
-    that grows). model: used in place of the agent's (a cached or metered one). seed, attempt: enter the seeds of sampling.
+    that grows). model: used in place of the agent's (a cached or metered one); models: the same for whichever agent (a workflow has
+    several). seed, attempt: enter the seeds of sampling.
 
     Raises `ModelUnavailable` when the model cannot be reached at all, and whatever the environment's `reset` or `grade` raise. A model
     call that fails after its retries is not raised: the episode ends with `StopReason.MODEL_ERROR`.
@@ -65,14 +69,41 @@ async def run_episode(
     world = environment() if environment else None
     try:
         opening = await _value(world.reset(task)) if world else None
-        run = _Run(agent, task, model or agent.load(), _tools(agent, task, world), seed=seed, attempt=attempt)
-        run.open(memory if memory is not None else agent.memory, opening)
-        stop = await _within_seconds(run, world, agent.limits.seconds)
-        episode = run.episode(stop)
+        scene = _Scene(task, world, opening, models or (lambda any_agent: model or any_agent.load()), attempt)
+        episode = await _work(agent, task, scene, memory, seed)
         return episode.model_copy(update={"environment_grade": await _own_grade(world, episode)}) if world else episode
     finally:
         if close := getattr(world, "close", None):
             await _value(close())
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What all agents of one episode share: the whole's task, the world and its opening words, and where models come from."""
+
+    task: Task
+    world: Environment | None
+    opening: str | None
+    models: Callable[[Agent], Model]
+    attempt: int
+
+
+async def _work(agent: Agent, task: Task, scene: _Scene, memory: Memory | None, seed: int) -> Episode:
+    if agent.workflow is None:
+        return await _alone(agent, task, scene, memory, seed)
+    knowledge = memory.snapshot() if memory is not None else agent.knowledge
+
+    async def run_one(part: Agent, part_task: Task, place: int) -> Episode:
+        return await _work(part, part_task, scene, None, derive_seed(seed, scene.attempt, "part", place))
+
+    episode = await run_workflow(agent, agent.workflow, task, run_one, knowledge)
+    return episode.model_copy(update={"seed": seed, "attempt": scene.attempt})
+
+
+async def _alone(agent: Agent, task: Task, scene: _Scene, memory: Memory | None, seed: int) -> Episode:
+    run = _Run(agent, task, scene.models(agent), _tools(agent, task, scene.world), seed=seed, attempt=scene.attempt)
+    run.open(memory if memory is not None else agent.memory, scene.opening if task is scene.task else None)
+    return run.episode(await _within_seconds(run, scene.world, agent.limits.seconds))
 
 
 @dataclass
@@ -103,12 +134,22 @@ class _Run:
             raise InputError(
                 f"the price of {self.model.name} is unknown, so a limit on cost cannot be kept; give its price", field="limits.cost_usd"
             )
-        exemplars = memory.choose(self.task)
-        self.shown = tuple(exemplar.id for exemplar in exemplars)
+        exemplars, reflections = memory.choose(self.task), memory.recall(self.task)
+        chosen: tuple[Entry, ...] = (*exemplars, *memory.insights, *reflections)
+        self.shown = tuple(entry.id for entry in chosen)
         specs = tuple(item.spec for item in self.tools.values())
         native = self.model.native_tools
         self.specs = specs if native else ()
-        self.context = build_messages(self.agent.instructions, self.task, specs, exemplars, native_tools=native, opening=opening)
+        self.context = build_messages(
+            self.agent.instructions,
+            self.task,
+            specs,
+            exemplars,
+            insights=memory.insights,
+            reflections=reflections,
+            native_tools=native,
+            opening=opening,
+        )
         self.messages = list(self.context)
 
     def sampling(self) -> Sampling:

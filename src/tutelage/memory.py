@@ -1,4 +1,4 @@
-"""The memory of exemplars: which solved cases are shown with a task. It may grow while the agent works."""
+"""The memory: which solved cases and which reflections are shown with a task. It may grow while the agent works."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tutelage.knowledge import Exemplar, Knowledge, Retrieval
+from tutelage.knowledge import Exemplar, Insight, Knowledge, Reflection, Retrieval
 from tutelage.records import Task
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ class Memory:
 
     def __init__(self, knowledge: Knowledge, *, count_tokens: Callable[[str], int] = estimate_tokens) -> None:
         self.retrieval: Retrieval = knowledge.retrieval
+        self._knowledge = knowledge
+        self._by_input: dict[str, list[Reflection]] = {}
+        for reflection in knowledge.reflections:
+            self._by_input.setdefault(reflection.input_id, []).append(reflection)
+        self._similar_inputs: Index | None = None
         self._count_tokens = count_tokens
         self._exemplars = {exemplar.id: exemplar for exemplar in knowledge.exemplars}
         self._places = {id: place for place, id in enumerate(self._exemplars)}
@@ -53,7 +58,40 @@ class Memory:
     def snapshot(self) -> Knowledge:
         """Everything that it holds now, in the order of adding."""
         with self._lock:
-            return Knowledge(exemplars=tuple(self._exemplars.values()), retrieval=self.retrieval)
+            return self._knowledge.model_copy(update={"exemplars": tuple(self._exemplars.values())})
+
+    @property
+    def insights(self) -> tuple[Insight, ...]:
+        """The rules, shown with every task."""
+        return self._knowledge.insights
+
+    def recall(self, task: Task) -> tuple[Reflection, ...]:
+        """The reflections to show: the last `omega` on this very task (oldest first), or else the last one each on the `carry` most similar
+        tasks (most similar last).
+
+        Raises as `choose` does.
+        """
+        recall = self._knowledge.recall
+        own = self._by_input.get(task.input_id, [])
+        if own:
+            return tuple(own[-recall.omega :]) if recall.omega > 0 else ()
+        if recall.carry <= 0 or not self._by_input:
+            return ()
+        hits = self._indexed_inputs().search(task.text, recall.carry, recall.by)
+        return tuple(self._by_input[hit.id][-1] for hit in reversed(hits))
+
+    def _indexed_inputs(self) -> Index:
+        """The texts of the tasks that were reflected on."""
+        if self._similar_inputs is None:
+            from tutelage.retrieval.index import Index
+
+            with self._lock:
+                if self._similar_inputs is None:
+                    index = Index(self.retrieval.embedder)
+                    for input_id, reflections in self._by_input.items():
+                        index.add(input_id, reflections[-1].task_text, None)
+                    self._similar_inputs = index
+        return self._similar_inputs
 
     def choose(self, task: Task) -> tuple[Exemplar, ...]:
         """The exemplars to show with a task, in the order to show them. Never the task's own case (same task, or same question).

@@ -7,11 +7,13 @@ is what a learner gets: the training tasks, and a collector that refuses any oth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
+
+from pydantic import JsonValue
 
 from tutelage.agent import Agent
 from tutelage.environment import EnvironmentFactory
@@ -22,7 +24,7 @@ from tutelage.experience.store import Store
 from tutelage.grader import Grader
 from tutelage.graders.load import grade_episode
 from tutelage.memory import Memory
-from tutelage.model import Model
+from tutelage.model import Model, load_model
 from tutelage.prices import Price, cost_of
 from tutelage.progress import Progress, Silent
 from tutelage.records import Completion, Experience, Message, Record, Sampling, StopReason, Task, ToolSpec, Usage
@@ -108,6 +110,10 @@ class MeteredModel:
         return completion
 
 
+_Key = tuple[str, str, int, int]
+"""Agent version, task id, seed, attempt."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One episode to run."""
@@ -147,26 +153,45 @@ class Collector:
 
     def model_of(self, agent: Agent) -> CachedModel:
         """The agent's model, metered, behind the cache of replies."""
-        if agent.model_name not in self._models:
-            which = agent.model_name.partition(":")[2]
-            price = self.prices.get(agent.model_name) or self.prices.get(which)
-            self._models[agent.model_name] = CachedModel(MeteredModel(agent.load(), self.meter, price), self.store, study=self.study)
-        return self._models[agent.model_name]
+        return self.model_named(agent.model_name, agent.load)
+
+    def model_named(self, name: str, load: Callable[[], Model]) -> CachedModel:
+        """A model, metered, behind the cache of replies; `load` gives it at first use."""
+        if name not in self._models:
+            price = self.prices.get(name) or self.prices.get(name.partition(":")[2])
+            self._models[name] = CachedModel(MeteredModel(load(), self.meter, price), self.store, study=self.study)
+        return self._models[name]
 
     async def run(self, agent: Agent, jobs: Sequence[Job], *, arm: str = "", memory: Memory | None = None) -> list[Experience]:
         """The experiences of all jobs in their order; what the store has is taken from there.
 
         Raises `BudgetExceeded` or `ModelUnavailable`; what had ended by then is stored.
         """
-        for job in jobs:
+        return await self.run_each([(agent, job) for job in jobs], arm=arm, memory=memory)
+
+    async def run_each(self, pairs: Sequence[tuple[Agent, Job]], *, arm: str = "", memory: Memory | None = None) -> list[Experience]:
+        """As `run`, each job with an agent of its own. The first agent's model says how many run at once."""
+        for _, job in pairs:
             self.grader.check(job.task)
-        done = self.store.load(self.study, agent.version, self.grader.name)
-        await self._grade_what_failed(jobs, done)
-        waiting = [job for job in jobs if job.key not in done]
+        done = await self._stored(pairs)
+        waiting = [(agent, job) for agent, job in pairs if (agent.version, *job.key) not in done]
         if waiting:
-            self.store.add_agent(agent.version, agent.described())
-            await self._run_all(agent, waiting, arm, memory, done)
-        return [done[job.key] for job in jobs]
+            for agent in {agent.version: agent for agent, _ in waiting}.values():
+                self.store.add_agent(agent.version, agent.described())
+            await self._run_all(waiting, arm, memory, done)
+        return [done[agent.version, *job.key] for agent, job in pairs]
+
+    async def _stored(self, pairs: Sequence[tuple[Agent, Job]]) -> dict[_Key, Experience]:
+        """What the store has of these jobs, graded again where an earlier run could not grade."""
+        jobs: dict[str, list[Job]] = {}
+        for agent, job in pairs:
+            jobs.setdefault(agent.version, []).append(job)
+        found: dict[_Key, Experience] = {}
+        for version, own in jobs.items():
+            done = self.store.load(self.study, version, self.grader.name)
+            await self._grade_what_failed(own, done)
+            found.update({(version, *key): experience for key, experience in done.items()})
+        return found
 
     async def _grade_what_failed(self, jobs: Sequence[Job], done: dict[tuple[str, int, int], Experience]) -> None:
         """Grade again what an earlier run could not grade: the grader may have been down, and asking it does not ask the agent."""
@@ -179,28 +204,25 @@ class Collector:
                 self.store.add_grade(earlier.episode, grade, study=self.study, grader=self.grader.name)
                 done[job.key] = earlier.model_copy(update={"grade": grade})
 
-    async def _run_all(
-        self, agent: Agent, jobs: list[Job], arm: str, memory: Memory | None, done: dict[tuple[str, int, int], Experience]
-    ) -> None:
-        model = self.model_of(agent)
-        slots = self.concurrency or getattr(agent.load(), "concurrency", None) or 32
-        queue = iter(jobs)
+    async def _run_all(self, waiting: list[tuple[Agent, Job]], arm: str, memory: Memory | None, done: dict[_Key, Experience]) -> None:
+        slots = self.concurrency or getattr(waiting[0][0].load(), "concurrency", None) or 32
+        queue = iter(waiting)
         scores: list[float] = []
-        with self.progress.stage(arm or "episodes", len(jobs)) as stage:
+        with self.progress.stage(arm or "episodes", len(waiting)) as stage:
 
             async def worker() -> None:
-                for job in queue:
-                    experience = await self._one(agent, job, arm, memory, model)
-                    done[job.key] = experience
+                for agent, job in queue:
+                    experience = await self._one(agent, job, arm, memory)
+                    done[agent.version, *job.key] = experience
                     if experience.grade.score is not None:
                         scores.append(experience.grade.score)
                     stage.advance(f"score {sum(scores) / len(scores):.3f}" if scores else "")
 
-            await _together([worker() for _ in range(min(slots, len(jobs)))])
+            await _together([worker() for _ in range(min(slots, len(waiting)))])
 
-    async def _one(self, agent: Agent, job: Job, arm: str, memory: Memory | None, model: Model) -> Experience:
+    async def _one(self, agent: Agent, job: Job, arm: str, memory: Memory | None) -> Experience:
         episode = await run_episode(
-            agent, job.task, environment=self.environment, memory=memory, model=model, seed=job.seed, attempt=job.attempt
+            agent, job.task, environment=self.environment, memory=memory, models=self.model_of, seed=job.seed, attempt=job.attempt
         )
         grade = await grade_episode(self.grader, job.task, episode)
         experience = Experience(episode=episode, grade=grade, when=datetime.now(UTC), study=self.study)
@@ -228,7 +250,9 @@ async def _together(workers: list[Any]) -> None:
 
 
 class Practice:
-    """What a learner practises with: the training tasks, the grader, the seed, and `collect`.
+    """What a learner practises with: the training tasks, the grader, the seed, `collect` (episodes) and `ask` (a model's reply).
+
+    cost: what learning has cost so far. facts: what the learner noted for the report.
 
     It holds no test task. `sealed` are the input ids of the test split: a task with one of them is refused wherever it comes from.
     """
@@ -237,6 +261,7 @@ class Practice:
         self.tasks, self.seed, self.arm = tuple(tasks), seed, arm
         self._collector, self._sealed = collector, sealed
         self.cost = Cost()
+        self.facts: dict[str, JsonValue] = {}
         self._counted: set[tuple[str, str, int, int]] = set()
         self._refuse_sealed(self.tasks)
 
@@ -261,6 +286,37 @@ class Practice:
         for experience in experiences:
             self._count(experience)
         return experiences
+
+    async def collect_each(self, pairs: Sequence[tuple[Agent, Task]], *, attempt: int = 0) -> list[Experience]:
+        """As `collect`, once, each task with an agent of its own; in the order of the pairs."""
+        self._refuse_sealed([task for _, task in pairs])
+        jobs = [(agent, Job(task, self.seed, attempt)) for agent, task in pairs]
+        experiences = await self._collector.run_each(jobs, arm=f"{self.arm} (practice)".strip())
+        for experience in experiences:
+            self._count(experience)
+        return experiences
+
+    async def ask(self, model: str | Model | Agent, messages: Sequence[Message], *, sampling: Sampling = Sampling()) -> Completion:
+        """One reply of a model outside any episode (a learner's own question): within the budget, kept, and part of the cost of learning.
+
+        A request at a temperature above 0 is given the practice's seed where it has none, so that a repeated run repeats it. Raises
+        `ModelFailed`, `ModelUnavailable`, `BudgetExceeded`.
+        """
+        if sampling.temperature > 0 and sampling.seed is None:
+            sampling = sampling.model_copy(update={"seed": self.seed})
+        completion = await self._model(model).complete(messages, sampling=sampling)
+        self.cost = self.cost.plus(Cost.of(completion.usage, completion.cost_usd))
+        return completion
+
+    def _model(self, model: str | Model | Agent) -> CachedModel:
+        if isinstance(model, Agent):
+            return self._collector.model_of(model)
+        name = model if isinstance(model, str) else model.name
+        return self._collector.model_named(name, lambda: load_model(model))
+
+    def note(self, **facts: JsonValue) -> None:
+        """Facts about this learning that the report should state (`solved_by_attempt=[10, 14]`)."""
+        self.facts.update(facts)
 
     def _count(self, experience: Experience) -> None:
         """Each episode costs once, however often it is asked for."""

@@ -233,10 +233,14 @@ class Step(Record):
 
 
 class Segment(Record):
-    """A stretch between two clearings of the context: what the model saw first, and its steps."""
+    """A stretch between two clearings of the context: what the model saw first, and its steps.
+
+    part: in a workflow, which of its agents this was ("evaluator"); "" otherwise.
+    """
 
     context: tuple[Message, ...]
     steps: tuple[Step, ...] = ()
+    part: str = ""
 
 
 class StopReason(StrEnum):
@@ -272,8 +276,8 @@ class StopReason(StrEnum):
 class Episode(Record):
     """What happened when one agent worked on one task. A bad episode is data, not a crash.
 
-    `answer` is the last text (None: there is none). `cost_usd` None: the price is unknown. `shown` are the ids of the exemplars in the
-    prompt. `environment_grade` is what the environment itself said, if it grades.
+    `answer` is the last text (None: there is none). `cost_usd` None: the price is unknown. `shown` are the ids of the
+    exemplars, insights and reflections in the prompt. `environment_grade` is what the environment itself said, if it grades.
     """
 
     task_id: str
@@ -289,6 +293,11 @@ class Episode(Record):
     attempt: int = 0
     shown: tuple[str, ...] = ()
     environment_grade: Grade | None = None
+
+    @property
+    def ref(self) -> str:
+        """What names it in a store, and in the history of knowledge: agent version, task, seed and attempt."""
+        return f"{self.agent_version}/{self.task_id}/{self.seed}/{self.attempt}"
 
     @property
     def steps(self) -> Iterator[Step]:
