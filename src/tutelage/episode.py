@@ -91,12 +91,12 @@ class _Scene:
 async def _work(agent: Agent, task: Task, scene: _Scene, memory: Memory | None, seed: int) -> Episode:
     if agent.workflow is None:
         return await _alone(agent, task, scene, memory, seed)
-    knowledge = memory.snapshot() if memory is not None else agent.knowledge
+    own_memory = memory if memory is not None else agent.memory
 
     async def run_one(part: Agent, part_task: Task, place: int) -> Episode:
         return await _work(part, part_task, scene, None, derive_seed(seed, scene.attempt, "part", place))
 
-    episode = await run_workflow(agent, agent.workflow, task, run_one, knowledge)
+    episode = await run_workflow(agent, agent.workflow, task, run_one, own_memory)
     return episode.model_copy(update={"seed": seed, "attempt": scene.attempt})
 
 

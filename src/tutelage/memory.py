@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tutelage.knowledge import Exemplar, Insight, Knowledge, Reflection, Retrieval
+from tutelage.knowledge import Exemplar, Insight, Knowledge, Recall, Reflection, Retrieval
 from tutelage.records import Task
 
 if TYPE_CHECKING:
@@ -64,6 +64,11 @@ class Memory:
     def insights(self) -> tuple[Insight, ...]:
         """The rules, shown with every task."""
         return self._knowledge.insights
+
+    @property
+    def recall_settings(self) -> Recall:
+        """How reflections are recalled."""
+        return self._knowledge.recall
 
     def recall(self, task: Task) -> tuple[Reflection, ...]:
         """The reflections to show: the last `omega` on this very task (oldest first), or else the last one each on the `carry` most similar

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from tutelage.agent import Agent, Workflow
-from tutelage.knowledge import Knowledge
+from tutelage.knowledge import Retrieval
+from tutelage.memory import Memory
 from tutelage.records import Episode, StopReason, Task, Usage
 
 RunOne = Callable[[Agent, Task, int], Awaitable[Episode]]
@@ -22,19 +23,20 @@ class _Ended(Exception):
         self.stop, self.error = stop, error
 
 
-async def run_workflow(agent: Agent, workflow: Workflow, task: Task, run_one: RunOne, knowledge: Knowledge) -> Episode:
+async def run_workflow(agent: Agent, workflow: Workflow, task: Task, run_one: RunOne, memory: Memory) -> Episode:
     """The episode of the whole: the parts' segments in the order in which the parts were begun, their usage and cost together.
 
-    The whole's knowledge reaches its parts: insights all of them, exemplars and reflections those that are given the whole's own task. The
-    whole's limits count over all parts and are looked at before each. A part whose model fails ends the whole with `MODEL_ERROR`.
+    What the whole knows (`memory`) reaches its parts: insights all of them, the exemplars and reflections that suit the whole's task those
+    whose conversation begins with it. The whole's limits count over all parts and are looked at before each. A part whose model fails ends
+    the whole with `MODEL_ERROR`, and an environment that says it is done ends it too.
     """
-    whole = _Whole(agent, task, run_one, knowledge)
+    whole = _Whole(agent, task, run_one, memory)
     answer: str | None = None
     stop, error = StopReason.ANSWERED, None
     try:
         async with asyncio.timeout(agent.limits.seconds) as clock:
             answer = await workflow.run(task, whole.run_part)
-        stop = StopReason.ANSWERED if answer and answer.strip() else StopReason.EMPTY
+        stop = whole.end(answer)
     except _Ended as ended:
         stop, error = ended.stop, ended.error
     except TimeoutError:
@@ -51,7 +53,7 @@ class _Whole:
     agent: Agent
     task: Task
     run_one: RunOne
-    knowledge: Knowledge
+    memory: Memory
     parts: list[tuple[str, Episode] | None] = field(default_factory=list)
     started: float = field(default_factory=perf_counter)
 
@@ -61,11 +63,18 @@ class _Whole:
             raise _Ended(reached)
         place = len(self.parts)
         self.parts.append(None)
-        episode = await self.run_one(_informed(part, self.knowledge, task.input_id == self.task.input_id), task, place)
+        episode = await self.run_one(self._informed(part, task), task, place)
         self.parts[place] = (name, episode)
-        if episode.stop is StopReason.MODEL_ERROR:
-            raise _Ended(StopReason.MODEL_ERROR, episode.error)
+        if episode.stop in (StopReason.MODEL_ERROR, StopReason.ENVIRONMENT):
+            raise _Ended(episode.stop, episode.error)
         return episode
+
+    def end(self, answer: str | None) -> StopReason:
+        """How it ended of itself: a last part may have handed over a tool call in place of words."""
+        if answer and answer.strip():
+            return StopReason.ANSWERED
+        done = self._ended()
+        return StopReason.TOOL_CALL if done and done[-1][1].stop is StopReason.TOOL_CALL else StopReason.EMPTY
 
     def _limit_reached(self) -> StopReason | None:
         limits, done = self.agent.limits, self._ended()
@@ -90,7 +99,7 @@ class _Whole:
                 for name, episode in done
                 for segment in episode.segments
             ),
-            answer=answer,
+            answer=answer if answer is not None or not done else done[-1][1].answer if stop is StopReason.ENVIRONMENT else None,
             stop=stop,
             usage=_usage(done),
             cost_usd=_cost(done),
@@ -98,6 +107,23 @@ class _Whole:
             error=error,
             shown=tuple(dict.fromkeys(id for _, episode in done for id in episode.shown)),
         )
+
+    def _informed(self, part: Agent, task: Task) -> Agent:
+        """The part with what the whole knows beside its own knowledge."""
+        whole, own = self.memory, part.knowledge
+        insights = {"insights": (*own.insights, *whole.insights)}
+        if task.messages[: len(self.task.messages)] != self.task.messages:
+            return part.but(knowledge=own.model_copy(update=insights)) if whole.insights else part
+        exemplars, reflections = whole.choose(self.task), whole.recall(self.task)
+        if not (whole.insights or exemplars or reflections):
+            return part
+        shown = (*part.memory.choose(task), *exemplars)
+        rekeyed = tuple(
+            item.model_copy(update={"input_id": task.input_id}) if item.input_id == self.task.input_id else item for item in reflections
+        )
+        kept = {"exemplars": shown, "retrieval": Retrieval(k=len(shown)), "reflections": (*own.reflections, *rekeyed)}
+        recall = {"recall": whole.recall_settings} if reflections else {}
+        return part.but(knowledge=own.model_copy(update={**insights, **kept, **recall}))
 
 
 def _usage(parts: list[tuple[str, Episode]]) -> Usage:
@@ -107,16 +133,3 @@ def _usage(parts: list[tuple[str, Episode]]) -> Usage:
 def _cost(parts: list[tuple[str, Episode]]) -> float | None:
     costs = [episode.cost_usd for _, episode in parts]
     return None if None in costs else sum(cost for cost in costs if cost is not None)
-
-
-def _informed(part: Agent, whole: Knowledge, same_task: bool) -> Agent:
-    """The part with what the whole knows beside its own knowledge."""
-    own = part.knowledge
-    changes: dict[str, object] = {}
-    if whole.insights:
-        changes["insights"] = (*own.insights, *whole.insights)
-    if same_task and whole.exemplars:
-        changes |= {"exemplars": (*own.exemplars, *whole.exemplars), "retrieval": whole.retrieval}
-    if same_task and whole.reflections:
-        changes |= {"reflections": (*own.reflections, *whole.reflections), "recall": whole.recall}
-    return part.but(knowledge=own.model_copy(update=changes)) if changes else part
