@@ -14,7 +14,8 @@ import yaml
 import tutelage as tt
 from tutelage.cli import app
 from tutelage.registry import PUBLIC
-from tutelage.study.config import StudyFile, load_study
+from tutelage.study.config import load_study
+from tutelage.study.sections import StudyFile
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md", *sorted((ROOT / "examples").rglob("*.md"))]

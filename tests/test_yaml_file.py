@@ -6,7 +6,7 @@ import pytest
 
 from tutelage.errors import InputError, StoreError
 from tutelage.files import write_atomically
-from tutelage.study.config import StudyFile
+from tutelage.study.sections import StudyFile
 from tutelage.yaml_file import read_yaml
 
 

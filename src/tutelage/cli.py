@@ -124,7 +124,7 @@ def doctor() -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of study files, for editors."""
-    from tutelage.study.config import StudyFile
+    from tutelage.study.sections import StudyFile
 
     typer.echo(json.dumps(StudyFile.model_json_schema(), indent=2))
 

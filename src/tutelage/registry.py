@@ -37,6 +37,12 @@ LEARNERS = {
     "exemplars": "tutelage.learners.exemplars:Exemplars",
 }
 
+TOOLS: dict[str, str] = {}
+
+ENVIRONMENTS: dict[str, str] = {}
+
+TASK_SOURCES: dict[str, str] = {}
+
 PUBLIC = {
     "Agent": "tutelage.agent:Agent",
     "Budget": "tutelage.practice:Budget",

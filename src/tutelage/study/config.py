@@ -7,70 +7,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from tutelage.agent import Agent, Limits
+from tutelage.agent import Agent
 from tutelage.errors import InputError
 from tutelage.graders.load import make_grader
-from tutelage.knowledge import Knowledge
 from tutelage.learner import Learner
-from tutelage.practice import Budget
-from tutelage.prices import Price
-from tutelage.python_file import load_attribute, load_python, tools_of
-from tutelage.records import Sampling, Task
-from tutelage.registry import LEARNERS, load
-from tutelage.study.learned import LearnedAgent
+from tutelage.records import Task
+from tutelage.study.build import build_agent, build_environment, build_learner, generate_tasks
 from tutelage.study.run import Study
-from tutelage.suggest import unknown
+from tutelage.study.sections import AgentFile, Named, StudyFile, TasksFile
 from tutelage.tasks import check_splits, read_tasks, split_tasks
-from tutelage.tool import Tool
 from tutelage.yaml_file import Where, YamlFile, read_yaml
 
 T = TypeVar("T")
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class AgentFile(_Section):
-    """The agent of a study, or an agent file of its own."""
-
-    model: str = Field(description="kind:which, such as gguf:smollm2-135m, gguf:/path/model.gguf or endpoint:gpt-4o-mini")
-    instructions: str = Field("", description="The system prompt.")
-    tools: str | list[str] | None = Field(None, description="Python files beside this file; their @tool functions are the agent's tools.")
-    knowledge: str | None = Field(None, description="A learned agent's JSON (from RUN/agents/), whose exemplars the agent is to use.")
-    sampling: Sampling = Sampling()
-    limits: Limits = Limits()
-    stop_on_tool: bool = Field(False, description="The first valid tool call is the answer.")
-
-
-class TasksFile(_Section):
-    """Where tasks come from: `train` and `test` files, or one `file` split at random."""
-
-    train: str | int = Field(description="A file, or with `file` the number of training tasks.")
-    test: str | int = Field(description="A file, or with `file` the number of test tasks.")
-    file: str | None = None
-    seed: int = Field(0, description="Of the random split of `file`.")
-    format: str | None = Field(None, description="openai, plain, bfcl or task; found from the content where left out.")
-    columns: dict[str, str] | None = Field(None, description="For CSV and JSONL: {input: COLUMN, reference: COLUMN}.")
-
-
-class StudyFile(_Section):
-    """A study: an agent, tasks, a grader, and the ways of learning to compare."""
-
-    name: str
-    agent: AgentFile
-    tasks: TasksFile
-    grader: str | dict[str, Any] = Field(description="A grader's name, {name: {options}}, or file.py:function.")
-    learners: list[str | dict[str, Any]] = Field([], description="Each a learner's name or {name: {options}}; `as` names the arm.")
-    agents: dict[str, dict[str, Any]] = Field({}, description="Further arms without learning: a name and what differs from `agent`.")
-    environment: str | None = Field(None, description="file.py:Class, made fresh for each episode.")
-    budget: Budget = Budget()
-    seeds: list[int] = Field([0], description="Each seed repeats learning and use.")
-    curve: list[int] = Field([], description="Also learn from only the first n training tasks, for the plot of score against experience.")
-    concurrency: int | None = Field(None, description="Episodes at once; the model's own choice where left out.")
-    prices: dict[str, Price] = Field({}, description="US dollars per million tokens by model name.")
 
 
 def load_study(
@@ -102,9 +52,9 @@ def load_study(
         train=train[:limit],
         test=test[:limit],
         grader=_at(source, ("grader",), lambda: make_grader(parsed.grader, folder)),
-        learners=_learners(source, parsed.learners),
+        learners=_learners(source, parsed.learners, folder),
         agents=_other_agents(source, parsed, folder),
-        environment=_at(source, ("environment",), lambda: load_attribute(environment, folder)) if environment else None,
+        environment=_at(source, ("environment",), lambda: build_environment(environment, folder)) if environment else None,
         budget=parsed.budget,
         seeds=tuple(parsed.seeds),
         curve=tuple(parsed.curve),
@@ -122,49 +72,17 @@ def load_agent(path: str | Path) -> Agent:
     return _at(source, (), lambda: build_agent(parsed, Path(path).parent))
 
 
-def build_agent(section: AgentFile, folder: Path) -> Agent:
-    """The agent that a section describes; files are looked for beside the YAML file."""
-    paths = [section.tools] if isinstance(section.tools, str) else section.tools or []
-    tools: list[Tool] = []
-    for path in paths:
-        found = tools_of(load_python(folder / path))
-        if not found:
-            raise InputError("the file defines no tool; decorate its functions with @tutelage.tool", file=folder / path, field="tools")
-        tools += found
-    return Agent(
-        model=_beside(section.model, folder),
-        instructions=section.instructions.strip(),
-        tools=tuple(tools),
-        knowledge=read_knowledge(folder / section.knowledge) if section.knowledge else Knowledge(),
-        sampling=section.sampling,
-        limits=section.limits,
-        stop_on_tool=section.stop_on_tool,
-    )
-
-
-def _beside(name: str, folder: Path) -> str:
-    """The model's name; a file in it that stands beside the YAML file is named by its whole path."""
-    kind, _, rest = name.partition(":")
-    which, mark, query = rest.partition("?")
-    found = folder / which
-    return f"{kind}:{found}{mark}{query}" if kind in ("gguf", "scripted") and which and found.is_file() else name
-
-
-def read_knowledge(path: Path) -> Knowledge:
-    """The knowledge in a learned agent's JSON file."""
-    try:
-        return LearnedAgent.model_validate_json(path.read_text(encoding="utf-8")).knowledge
-    except FileNotFoundError:
-        raise InputError("there is no such file; a run writes its learned agents to RUN/agents/", file=path, field="knowledge") from None
-    except ValidationError as invalid:
-        raise InputError(f"not a learned agent: {invalid.errors()[0]['msg']}", file=path, field="knowledge") from None
-
-
 def _read_splits(section: TasksFile, folder: Path) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
     def read(name: str) -> tuple[Task, ...]:
         path = name if name.startswith("hf:") else folder / name
         return read_tasks(path, format=section.format, columns=section.columns)
 
+    if section.source is not None:
+        if not isinstance(section.train, int) or not isinstance(section.test, int) or section.file is not None:
+            raise InputError("with `from`, `train` and `test` are numbers of tasks, and there is no `file`", field="tasks")
+        train, test = generate_tasks(section.source, section.train, section.test, section.seed, folder)
+        check_splits(train, test)
+        return train, test
     if section.file is not None:
         if not isinstance(section.train, int) or not isinstance(section.test, int):
             raise InputError("with `file`, `train` and `test` are numbers of tasks", field="tasks")
@@ -176,39 +94,14 @@ def _read_splits(section: TasksFile, folder: Path) -> tuple[tuple[Task, ...], tu
     return train, test
 
 
-def _learners(source: YamlFile, entries: Sequence[str | dict[str, Any]]) -> dict[str, Learner]:
+def _learners(source: YamlFile, entries: Sequence[Named], folder: Path) -> dict[str, Learner]:
     named: dict[str, Learner] = {}
     for number, entry in enumerate(entries):
-        arm, learner = _at(source, ("learners", number), lambda entry=entry: _learner(entry))  # type: ignore[misc]
+        arm, learner = _at(source, ("learners", number), lambda entry=entry: build_learner(entry, folder))  # type: ignore[misc]
         if arm in named:
             raise source.error(f"two arms are called `{arm}`; name one with `as: NAME` beside the learner", ("learners", number))
         named[arm] = learner
     return named
-
-
-def _learner(entry: str | dict[str, Any]) -> tuple[str, Learner]:
-    """The arm's name and the learner of one entry: `name`, or {name: {options}, as: ARM}."""
-    mapping = {entry: {}} if isinstance(entry, str) else dict(entry)
-    arm = mapping.pop("as", None)
-    if len(mapping) != 1:
-        raise InputError("one learner an entry: a name, or {name: {options}}")
-    (name, options), *_ = mapping.items()
-    if name not in LEARNERS:
-        raise InputError(unknown("a learner", str(name), LEARNERS), field=str(name))
-    if not isinstance(options or {}, dict):
-        raise InputError("the options of a learner are `key: value` pairs", field=str(name))
-    try:
-        learner: Learner = load(LEARNERS[name])(**(options or {}))
-    except (TypeError, ValidationError) as wrong:
-        raise InputError(_option_problem(name, wrong), field=str(name)) from None
-    return str(arm or getattr(learner, "label", name)), learner
-
-
-def _option_problem(name: str, wrong: TypeError | ValidationError) -> str:
-    if isinstance(wrong, ValidationError):
-        first = wrong.errors()[0]
-        return f"the learner {name} does not take `{'.'.join(map(str, first['loc']))}`: {first['msg']}"
-    return f"the learner {name} does not take these options: {str(wrong).partition('() ')[2] or wrong}"
 
 
 def _other_agents(source: YamlFile, parsed: StudyFile, folder: Path) -> dict[str, Agent]:
