@@ -166,3 +166,20 @@ def _found(knowledge: Knowledge, entry_id: str) -> Entry:
 
 def _recorded(knowledge: Knowledge, fields: dict[str, Any], change: Change) -> Knowledge:
     return knowledge.model_copy(update={**fields, "history": (*knowledge.history, change)})
+
+
+def people_part(knowledge: Knowledge) -> Knowledge:
+    """What people did: their entries, pins and removals, to carry into a fresh learning."""
+    kept = protected(knowledge)
+    fields: dict[str, Any] = {name: tuple(item for item in getattr(knowledge, name) if item.id in kept) for name in FIELD.values()}
+    mine = tuple(change for change in knowledge.history if change.by_person)
+    return Knowledge(**fields, pinned=knowledge.pinned, history=mine)
+
+
+def merge(mine: Knowledge, theirs: Knowledge) -> Knowledge:
+    """`mine` with the entries of `theirs` that it lacks, their pins and their history."""
+    known = {entry.id for entry in mine.entries}
+    fields: dict[str, Any] = {
+        name: (*getattr(mine, name), *(item for item in getattr(theirs, name) if item.id not in known)) for name in FIELD.values()
+    }
+    return mine.model_copy(update={**fields, "pinned": mine.pinned | theirs.pinned, "history": (*mine.history, *theirs.history)})

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from tutelage.agent import Agent
 from tutelage.errors import InputError
+from tutelage.history import add, protected
 from tutelage.knowledge import Choose, Exemplar, Knowledge, Order, Retrieval
 from tutelage.learner import Need
 from tutelage.memory import Memory
@@ -80,7 +81,7 @@ class Exemplars:
         if not cases:
             raise InputError(self._nothing_found(), field="learners.exemplars.source")
         kept = spread(cases, self.retrieval.k, practice.seed) if self.retrieval.choose == "fixed" else cases
-        return agent.but(knowledge=Knowledge(exemplars=tuple(kept), retrieval=self.retrieval))
+        return agent.but(knowledge=with_exemplars(agent.knowledge, kept, self.retrieval, by=self.name))
 
     async def _cases(self, agent: Agent, practice: Practice) -> list[Exemplar]:
         if self.source == "reference":
@@ -98,7 +99,7 @@ class Exemplars:
         return _unique(self._successes(practice.tasks, experiences))
 
     async def _collect_growing(self, agent: Agent, practice: Practice) -> list[Exemplar]:
-        memory = Memory(Knowledge(exemplars=agent.knowledge.exemplars, retrieval=self.retrieval))
+        memory = Memory(agent.knowledge.model_copy(update={"retrieval": self.retrieval}))
         learned: list[Exemplar] = []
         for start in range(0, len(practice.tasks), GROW_EVERY):
             wave = practice.tasks[start : start + GROW_EVERY]
@@ -124,6 +125,13 @@ class Exemplars:
             f"no episode of the agent on the training tasks reached a score of {self.threshold:g}, so there is no success to show; "
             "set source to `both` or `reference`, lower the threshold, or raise attempts"
         )
+
+
+def with_exemplars(knowledge: Knowledge, cases: Iterable[Exemplar], retrieval: Retrieval, *, by: str) -> Knowledge:
+    """The knowledge with these cases in place of its exemplars. What people put there stays, and first; insights and reflections stay."""
+    kept = protected(knowledge)
+    mine = tuple(exemplar for exemplar in knowledge.exemplars if exemplar.id in kept)
+    return add(knowledge.model_copy(update={"exemplars": mine, "retrieval": retrieval}), cases, by=by)
 
 
 def reference_exemplars(tasks: Iterable[Task]) -> list[Exemplar]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from tutelage.experience.store import to_json
 from tutelage.files import write_atomically
@@ -18,7 +18,10 @@ from tutelage.records import Record
 
 
 class LearnedAgent(Record):
-    """`fingerprint` is the hash of everything that learning depended on; `agent` describes the learned agent for people."""
+    """`fingerprint` is the hash of everything that learning depended on; `agent` describes the learned agent for people.
+
+    facts: what the learner noted of its own work.
+    """
 
     fingerprint: str
     arm: str
@@ -27,15 +30,21 @@ class LearnedAgent(Record):
     knowledge: Knowledge
     adapter: str | None = None
     agent: dict[str, Any] = Field(default_factory=dict)
+    facts: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 def read_learned(path: Path, fingerprint: str) -> LearnedAgent | None:
     """The learned agent in the file; None where there is none, it is unreadable, or it was learned from something else."""
+    learned = read_any_learned(path)
+    return learned if learned is not None and learned.fingerprint == fingerprint else None
+
+
+def read_any_learned(path: Path) -> LearnedAgent | None:
+    """The learned agent in the file, whatever it was learned from; None where there is none or it is unreadable."""
     try:
-        learned = LearnedAgent.model_validate_json(path.read_text(encoding="utf-8"))
+        return LearnedAgent.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return None
-    return learned if learned.fingerprint == fingerprint else None
 
 
 def write_learned(path: Path, learned: LearnedAgent) -> None:

@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 from tutelage.study.cases import Kind, Reading, arm_to_read, labels, of_kind, readings, score_words, shortened, tally
 from tutelage.study.findings import findings
 from tutelage.study.plots import Mark, Plot, Plots, make_plots
+from tutelage.study.practised import practice_tables
 from tutelage.study.results import ArmResult, Case, CaseAnswer, CheapResult, Report
 from tutelage.study.tables import NONE, Table, cheap_label, cost_table, score_table
 
@@ -55,6 +56,7 @@ def render_html(
         cost_table=_table(cost_table(report, recommended), marks),
         cost_plots=_cost_plots(plots, report, marks),
         experience=_experience(plots),
+        practice=_practice(report, marks),
         cases=_cases(report, cases, arm_to_read(report, recommended)),
         method="".join(f"<li>{_words(line)}</li>" for line in words.method),
         scripts=_data_script(plots) + "".join(f"<script>{script}</script>" for script in scripts),
@@ -131,6 +133,15 @@ def _experience(plots: Plots) -> str:
         return ""
     title = '<h2 id="experience-title">What experience brings</h2>'
     return f'<section aria-labelledby="experience-title">{title}{_figure(plots.experience, titled=True)}</section>'
+
+
+def _practice(report: Report, marks: Sequence[Mark]) -> str:
+    tables = practice_tables(report)
+    if not tables:
+        return ""
+    by_arm = {arm.name: mark for arm, mark in zip(report.arms, marks, strict=True)}
+    shown = "".join(f"<h3>{escape(table.title)}</h3>{_table(table, [by_arm[row[0]] for row in table.rows])}" for table in tables)
+    return f'<section aria-labelledby="practice-title"><h2 id="practice-title">What practice brought</h2>{shown}</section>'
 
 
 # Cases

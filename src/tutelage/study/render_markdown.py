@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from tutelage.study.cases import Kind, Reading, arm_to_read, labels, of_kind, readings, score_words, shortened, tally
 from tutelage.study.findings import findings
+from tutelage.study.practised import practice_tables
 from tutelage.study.results import Case, CaseAnswer, CheapResult, Report
 from tutelage.study.tables import Table, cheap_label, cost_table, score_table
 
@@ -27,7 +28,7 @@ def render_markdown(report: Report, cheap: Sequence[CheapResult] = (), cases: Se
         f"{counts}, looks at the test split: {report.test_looks}.",
         "",
     ]
-    for table in (score_table(report, recommended), cost_table(report, recommended)):
+    for table in (score_table(report, recommended), cost_table(report, recommended), *practice_tables(report)):
         lines += [f"**{table.title}**", "", *_table(table), ""]
     lines += ["## What to know", "", *(f"- {detail}" for detail in words.details)]
     lines += [f"- The {cheap_label(result.name)}: {_inline(shortened(result.note, LONGEST))}" for result in cheap if result.note]

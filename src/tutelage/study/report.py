@@ -19,7 +19,15 @@ from tutelage.study.statistics import Comparison, Scores, compare, holm, score_i
 
 
 def make_report(
-    *, study: str, seed: int, n_train: int, n_test: int, test_looks: int, arms: Sequence[ArmResult], cheap: Sequence[CheapResult] = ()
+    *,
+    study: str,
+    seed: int,
+    n_train: int,
+    n_test: int,
+    test_looks: int,
+    arms: Sequence[ArmResult],
+    cheap: Sequence[CheapResult] = (),
+    warnings: Sequence[str] = (),
 ) -> Report:
     """Compare every arm with the first, the baseline, and say in words what was found.
 
@@ -53,6 +61,7 @@ def make_report(
         arms=reported,
         cheap=cheap_reports,
         recommendation=recommend(evidence),
+        warnings=tuple(warnings),
     )
 
 
@@ -102,6 +111,7 @@ class _Compared:
             p_holm=p_holm,
             learn=arm.learn,
             use=_use(arm.rows),
+            facts=arm.facts,
         )
 
 

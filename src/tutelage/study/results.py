@@ -1,15 +1,16 @@
 """The frozen data of a study's report: what is measured (per episode), and what is reported (per arm).
 
-`Report` is a stable format: its fields, their names and their order are what `report.json` holds. What is unknown is null.
+`Report` is a stable format: its fields, their names and their order are what `report.json` holds. What is unknown is null; `facts` and
+`warnings` stand there only where there are any.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
 from tutelage.practice import Cost
 from tutelage.records import Record, StopReason
@@ -50,8 +51,8 @@ class CurvePoint(Record):
 class ArmResult(Record):
     """An arm as measured.
 
-    learn: what learning it cost, over all seeds. experiences_used: stored experiences or exemplars behind the agent. rows: its test
-    episodes.
+    learn: what learning it cost, over all seeds. experiences_used: exemplars, insights and reflections that the agent has. facts: what the
+    learner noted under the first seed. rows: its test episodes.
     """
 
     name: str
@@ -60,6 +61,7 @@ class ArmResult(Record):
     learn: Cost = Cost()
     experiences_used: int = 0
     curve: tuple[CurvePoint, ...] = ()
+    facts: Mapping[str, JsonValue] = {}
     rows: tuple[TestRow, ...] = ()
 
     @property
@@ -117,6 +119,11 @@ class ArmReport(Record):
     p_holm: float | None
     learn: Cost
     use: UseCost
+    facts: Mapping[str, JsonValue] = {}
+
+    @model_serializer(mode="wrap")
+    def _without_empty_facts(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if key != "facts" or value}
 
 
 class CheapReport(Record):
@@ -135,7 +142,10 @@ class TaskCounts(Record):
 
 
 class Report(Record):
-    """What `report.json` holds. `recommendation` is the finding in plain words: one sentence a line, the most important first."""
+    """What `report.json` holds. `recommendation` is the finding in plain words: one sentence a line, the most important first.
+
+    warnings: what casts doubt on the comparison, such as test questions found in what an agent was taught.
+    """
 
     study: str
     seed: int
@@ -144,3 +154,8 @@ class Report(Record):
     arms: tuple[ArmReport, ...]
     cheap: tuple[CheapReport, ...]
     recommendation: str
+    warnings: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty_warnings(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if key != "warnings" or value}

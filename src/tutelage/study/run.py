@@ -13,19 +13,22 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from pydantic import JsonValue
+
 from tutelage.agent import Agent
 from tutelage.environment import EnvironmentFactory
 from tutelage.errors import InputError
 from tutelage.experience.store import RunLock, Store
 from tutelage.files import write_atomically
 from tutelage.grader import Grader
+from tutelage.history import merge, people_part
 from tutelage.learner import Learner, Need
 from tutelage.practice import Budget, Collector, Cost, Job, Practice
 from tutelage.prices import Price
 from tutelage.progress import Progress
 from tutelage.records import Experience, Task, content_id
 from tutelage.study.cheap import cheap_answers
-from tutelage.study.learned import LearnedAgent, read_learned, write_learned
+from tutelage.study.learned import LearnedAgent, read_any_learned, read_learned, write_learned
 from tutelage.study.report import make_report, write_report
 from tutelage.study.results import ArmResult, Case, CaseAnswer, CheapResult, CurvePoint, Report, TestRow
 from tutelage.tasks import check_splits, reference_messages
@@ -154,19 +157,22 @@ class _Running:
     async def _learned_arm(self, name: str, learner: Learner) -> ArmResult:
         study, cost = self.study, Cost()
         agents: list[Agent] = []
+        facts: list[dict[str, JsonValue]] = []
         rows: list[TestRow] = []
         for seed in study.seeds:
-            agent, spent = await self._learn(name, learner, study.train, seed)
-            cost = cost.plus(spent)
+            agent, learned = await self._learn(name, learner, study.train, seed)
+            cost = cost.plus(learned.cost)
             agents.append(agent)
+            facts.append(learned.facts)
             rows += await self._test(name, agent, seed)
         return ArmResult(
             name=name,
             learner=learner.name,
             agent_version=agents[0].version,
             learn=cost,
-            experiences_used=len(agents[0].knowledge.exemplars),
+            experiences_used=len(agents[0].knowledge.entries),
             curve=await self._curve(name, learner),
+            facts=facts[0],
             rows=tuple(rows),
         )
 
@@ -179,21 +185,29 @@ class _Running:
             points.append(CurvePoint(n=n, score=sum(scores) / len(scores) if scores else None))
         return tuple(points)
 
-    async def _learn(self, arm: str, learner: Learner, train: Sequence[Task], seed: int) -> tuple[Agent, Cost]:
+    async def _learn(self, arm: str, learner: Learner, train: Sequence[Task], seed: int) -> tuple[Agent, LearnedAgent]:
         """Learn, or take what an earlier run learned from the very same things."""
         base = self.study.agent
         fingerprint = content_id([base.version, learner.described(), [task.id for task in train], seed, self.study.grader.name])
         path = self.folder and self.folder / "agents" / f"{_file_name(arm)}{f'-seed{seed}' if len(self.study.seeds) > 1 else ''}.json"
         if path and (earlier := read_learned(path, fingerprint)):
-            return base.but(knowledge=earlier.knowledge, adapter=earlier.adapter), earlier.cost
+            return base.but(knowledge=earlier.knowledge, adapter=earlier.adapter), earlier
         practice = Practice(train, self.collector, seed=seed, sealed=self.sealed, arm=arm)
         begun = monotonic()
-        agent = await learner.learn(base, practice)
-        cost = practice.cost.model_copy(update={"seconds": monotonic() - begun})
+        agent = await learner.learn(_with_peoples_part(base, path), practice)
+        learned = LearnedAgent(
+            fingerprint=fingerprint,
+            arm=arm,
+            seed=seed,
+            cost=practice.cost.model_copy(update={"seconds": monotonic() - begun}),
+            knowledge=agent.knowledge,
+            adapter=agent.adapter,
+            agent=agent.described(),
+            facts=practice.facts,
+        )
         if path:
-            facts = {"fingerprint": fingerprint, "arm": arm, "seed": seed, "cost": cost}
-            write_learned(path, LearnedAgent(**facts, knowledge=agent.knowledge, adapter=agent.adapter, agent=agent.described()))
-        return agent, cost
+            write_learned(path, learned)
+        return agent, learned
 
     async def _test(self, arm: str, agent: Agent, seed: int) -> list[TestRow]:
         jobs = [Job(task, seed) for task in self.study.test]
@@ -236,6 +250,13 @@ class _Running:
             "train": [task.id for task in study.train],
             "test": [task.id for task in study.test],
         }
+
+
+def _with_peoples_part(base: Agent, path: Path | None) -> Agent:
+    """The agent to learn from: what people added, edited, pinned or removed in what was learned before goes into learning anew."""
+    earlier = read_any_learned(path) if path else None
+    mine = people_part(earlier.knowledge) if earlier else None
+    return base if mine is None or not mine.history else base.but(knowledge=merge(base.knowledge, mine))
 
 
 def _row(experience: Experience) -> TestRow:

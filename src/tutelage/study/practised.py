@@ -1,0 +1,73 @@
+"""What the learners noted of their own work, as tables: tasks solved by attempt, and everything else by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from pydantic import JsonValue
+
+from tutelage.study.results import ArmReport, Report
+from tutelage.study.tables import NONE, Table, count
+
+SOLVED = "solved_by_attempt"
+"""The fact that holds how many training tasks were solved within 1, 2, ... attempts; `practice_tasks` is how many there were."""
+TASKS = "practice_tasks"
+
+
+def practice_tables(report: Report) -> tuple[Table, ...]:
+    """The tables that have something in them; a fact of a part of a curriculum (`reflexion.solved_by_attempt`) counts as the arm's."""
+    return tuple(table for table in (_solved(report), _noted(report)) if table is not None)
+
+
+def _solved(report: Report) -> Table | None:
+    rows = {arm.name: solved for arm in report.arms if (solved := _numbers(_fact(arm.facts, SOLVED)))}
+    if not rows:
+        return None
+    most = max(len(solved) for solved in rows.values())
+    return Table(
+        title="Training tasks solved while practising, within so many attempts",
+        columns=("arm", "tasks", *(f"{n}" for n in range(1, most + 1))),
+        rows=tuple((arm.name, _cell(_fact(arm.facts, TASKS)), *_row(rows[arm.name], most)) for arm in report.arms if arm.name in rows),
+        pairs=True,
+    )
+
+
+def _noted(report: Report) -> Table | None:
+    rows = [(arm.name, name, value) for arm in report.arms for name, value in _others(arm)]
+    if not rows:
+        return None
+    return Table(title="What the learners noted", columns=("arm", "what", "value"), rows=tuple(rows))
+
+
+def _others(arm: ArmReport) -> Iterator[tuple[str, str]]:
+    for name, value in arm.facts.items():
+        if name.rpartition(".")[2] not in (SOLVED, TASKS):
+            yield name.replace("_", " ").replace(".", ": "), _cell(value)
+
+
+def _fact(facts: Mapping[str, JsonValue], name: str) -> JsonValue:
+    return next((value for key, value in facts.items() if key.rpartition(".")[2] == name), None)
+
+
+def _numbers(value: JsonValue) -> list[float]:
+    return [item for item in value if isinstance(item, int | float)] if isinstance(value, list) else []
+
+
+def _row(solved: list[float], most: int) -> list[str]:
+    return [_cell(solved[n] if n < len(solved) else None) for n in range(most)]
+
+
+def _cell(value: JsonValue) -> str:
+    if value is None:
+        return NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:.3f}"
+    if isinstance(value, int | float):
+        return count(value)
+    if isinstance(value, list):
+        return ", ".join(_cell(item) for item in value)
+    return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
