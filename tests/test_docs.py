@@ -14,7 +14,7 @@ import yaml
 import tutelage as tt
 from tutelage.cli import app
 from tutelage.registry import PUBLIC
-from tutelage.study.config import load_study
+from tutelage.study.config import load_agent, load_study
 from tutelage.study.sections import StudyFile
 
 ROOT = Path(__file__).parent.parent
@@ -32,11 +32,16 @@ def commands() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("page", "command"), commands())
 def test_every_command_exists_with_its_options(page: str, command: str):
-    words = shlex.split(command.split("#", maxsplit=1)[0])
-    known = typer.main.get_command(app).commands
-    assert words[1] in known, f"{page}: {command}"
-    options = {option for parameter in known[words[1]].params for option in parameter.opts}
-    for word in words[2:]:
+    words = shlex.split(command.split("#", maxsplit=1)[0])[1:]
+    found = typer.main.get_command(app)
+    while hasattr(found, "commands"):
+        if not words:  # a group by its own name, as in "the commands of `tutelage knowledge`"
+            return
+        alternatives = words.pop(0).split("|")
+        assert set(alternatives) <= set(found.commands), f"{page}: {command}"
+        found = found.commands[alternatives[0]]
+    options = {option for parameter in found.params for option in parameter.opts}
+    for word in words:
         if word.startswith("--"):
             assert word in options | {"--help"}, f"{page}: {command}"
 
@@ -100,6 +105,19 @@ def test_python_examples_of_the_docs():
         exec(compile(code, "tools.md", "exec"), names)  # noqa: S102 (our own example)
         assert names["convert"](10.0) == "6.2 mi"
         assert names["convert"].spec.parameters["properties"]["amount"]["description"] == "How far."
+
+
+@pytest.mark.parametrize("page", ["workflows.md"])
+def test_other_python_examples_run(page: str, capsys):
+    for code in blocks(ROOT / "docs" / page, "python"):
+        exec(compile(code, page, "exec"), {})  # noqa: S102 (our own example)
+
+
+@pytest.mark.parametrize("page", ["workflows.md"])
+def test_agents_in_the_docs_can_be_built(page: str, tmp_path):
+    for text in blocks(ROOT / "docs" / page, "yaml"):
+        (tmp_path / "agent.yaml").write_text(yaml.safe_dump(yaml.safe_load(text)["agent"]))
+        assert load_agent(tmp_path / "agent.yaml").workflow is not None
 
 
 def test_the_project_speaks_of_itself_alone():

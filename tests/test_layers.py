@@ -112,6 +112,9 @@ TABLES = {
     "EMBEDDERS": registry.EMBEDDERS,
     "GRADERS": registry.GRADERS,
     "LEARNERS": registry.LEARNERS,
+    "TOOLS": registry.TOOLS,
+    "ENVIRONMENTS": registry.ENVIRONMENTS,
+    "TASK_SOURCES": registry.TASK_SOURCES,
     "PUBLIC": registry.PUBLIC,
 }
 

@@ -37,11 +37,23 @@ LEARNERS = {
     "exemplars": "tutelage.learners.exemplars:Exemplars",
 }
 
-TOOLS: dict[str, str] = {}
+TOOLS: dict[str, str] = {
+    "editor": "tutelage.tools.editor:editor_tools",
+    "files": "tutelage.tools.files:files_tools",
+    "sql": "tutelage.tools.sql:sql_tool",
+}
 
-ENVIRONMENTS: dict[str, str] = {}
+ENVIRONMENTS: dict[str, str] = {
+    "productqa": "tutelage.environments.productqa:ProductQAEnvironment",
+    "service": "tutelage.environments.service:ServiceEnvironment",
+    "shop": "tutelage.environments.shop:ShopEnvironment",
+}
 
-TASK_SOURCES: dict[str, str] = {}
+TASK_SOURCES: dict[str, str] = {
+    "productqa": "tutelage.environments.productqa:productqa_tasks",
+    "service": "tutelage.environments.service:service_tasks",
+    "shop": "tutelage.environments.shop:shop_tasks",
+}
 
 PUBLIC = {
     "Agent": "tutelage.agent:Agent",
