@@ -31,6 +31,8 @@ GRADERS = {
     "json_fields": "tutelage.graders.rules:JsonFields",
     "toolcall": "tutelage.graders.toolcall:ToolCallMatch",
     "environment": "tutelage.graders.rules:FromEnvironment",
+    "productqa": "tutelage.environments.productqa:ProductQAGrader",
+    "shop": "tutelage.environments.shop:ShopGrader",
 }
 
 LEARNERS = {
