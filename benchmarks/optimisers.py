@@ -258,7 +258,11 @@ def main() -> None:
         for name, run in arms.items():
             if chosen.only and name not in chosen.only.split(","):
                 continue
-            rows.append({"arm": name, "seed": seed, **run()})
+            try:
+                rows.append({"arm": name, "seed": seed, **run()})
+            except Exception as failed:  # an optimiser that gives up is a result, too
+                print(f"{name} failed: {type(failed).__name__}: {failed}")
+                continue
             show(rows[-1:])
             if chosen.json:
                 chosen.json.write_text(json.dumps({"machine": machine(), "model": chosen.model, "rows": rows}, indent=1) + "\n")

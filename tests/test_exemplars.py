@@ -9,6 +9,8 @@ import pytest
 
 import tutelage as tt
 from tutelage.errors import InputError
+from tutelage.history import add
+from tutelage.knowledge import Insight, Knowledge
 from tutelage.learners.exemplars import GROW_EVERY, spread
 from tutelage.records import Task
 
@@ -68,10 +70,23 @@ async def test_successes_are_the_agents_own_words_and_only_the_good_ones():
 
 
 async def test_no_success_at_all_says_what_to_do():
-    with pytest.raises(InputError, match="set source to `both` or `reference`"):
-        await tt.Exemplars(source="success").learn(agent("pink"), practice([task(1)]))
+    training, unable = practice([task(1)]), agent("pink")
+    assert await tt.Exemplars(source="success").learn(unable, training) is unable
+    assert "set source to `both` or `reference`" in training.facts["nothing_learned"]
     with pytest.raises(InputError, match="no training task has a reference"):
         await tt.Exemplars().learn(agent(), practice([task(1, reference=False)], grader=tt.FunctionGrader(lambda task, episode: 1.0)))
+
+
+async def test_what_else_the_agent_knows_stays():
+    mine = tt.Exemplar(task_id="m", input_id="m", text="m", messages=(tt.Message(role="user", content="mine"),))
+    knowing = Knowledge(insights=(Insight(text="Be brief."),))
+    person = add(knowing, [mine], by="person:ann")
+    earlier = await tt.Exemplars(k=1).learn(agent(knowledge=person), practice([task(1)]))
+    again = await tt.Exemplars(k=2).learn(earlier, practice([task(2)]))
+    shown = [exemplar.messages[0].text for exemplar in again.knowledge.exemplars]
+    assert (shown[0], len(shown)) == ("mine", 2)  # the earlier learner's case has gone, the person's stands first
+    assert [insight.text for insight in again.knowledge.insights] == ["Be brief."]
+    assert [change.by for change in again.knowledge.history] == ["person:ann", "exemplars", "exemplars"]
 
 
 async def test_a_task_never_sees_its_own_case():

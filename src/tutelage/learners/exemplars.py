@@ -76,10 +76,20 @@ class Exemplars:
         return 0 if self.source == "reference" else n_tasks * self.attempts
 
     async def learn(self, agent: Agent, practice: Practice) -> Agent:
-        """The agent with exemplars in its knowledge. Raises `InputError` where the training tasks give no case at all."""
+        """The agent with exemplars in its knowledge.
+
+        Where it never succeeded there is nothing to show: the agent is given back as it was, and the report says so. Raises `InputError`
+        where references are to be shown and no training task has one.
+        """
         cases = await self._cases(agent, practice)
+        if not cases and self.source == "reference":
+            raise InputError(
+                "no training task has a reference answer to show; add references, or set source to `success`",
+                field="learners.exemplars.source",
+            )
         if not cases:
-            raise InputError(self._nothing_found(), field="learners.exemplars.source")
+            practice.note(nothing_learned=self._nothing_found())
+            return agent
         kept = spread(cases, self.retrieval.k, practice.seed) if self.retrieval.choose == "fixed" else cases
         return agent.but(knowledge=with_exemplars(agent.knowledge, kept, self.retrieval, by=self.name))
 
@@ -119,10 +129,8 @@ class Exemplars:
         return list(found.values())
 
     def _nothing_found(self) -> str:
-        if self.source == "reference":
-            return "no training task has a reference answer to show; add references, or set source to `success`"
         return (
-            f"no episode of the agent on the training tasks reached a score of {self.threshold:g}, so there is no success to show; "
+            f"no episode on the training tasks reached a score of {self.threshold:g}, so there is no success to show: "
             "set source to `both` or `reference`, lower the threshold, or raise attempts"
         )
 
