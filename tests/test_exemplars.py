@@ -27,8 +27,8 @@ def practice(tasks, grader=None, **options) -> tt.Practice:
     return tt.Practice(tasks, tt.Collector(grader or tt.Exact()), **options)
 
 
-def agent(reply="red") -> tt.Agent:
-    return tt.Agent(model=tt.Scripted(reply))
+def agent(reply="red", **fields) -> tt.Agent:
+    return tt.Agent(model=tt.Scripted(reply), **fields)
 
 
 async def test_references_become_cases_at_no_cost():
@@ -86,7 +86,8 @@ async def test_what_else_the_agent_knows_stays():
     shown = [exemplar.messages[0].text for exemplar in again.knowledge.exemplars]
     assert (shown[0], len(shown)) == ("mine", 2)  # the earlier learner's case has gone, the person's stands first
     assert [insight.text for insight in again.knowledge.insights] == ["Be brief."]
-    assert [change.by for change in again.knowledge.history] == ["person:ann", "exemplars", "exemplars"]
+    done = [(change.by, change.action) for change in again.knowledge.history]
+    assert done == [("person:ann", "add"), ("exemplars", "add"), ("exemplars", "remove"), ("exemplars", "add")]
 
 
 async def test_a_task_never_sees_its_own_case():

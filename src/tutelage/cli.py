@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tutelage.commands.environment_cli import environment_app
+from tutelage.commands.knowledge_cli import knowledge_app
 from tutelage.errors import BudgetExceeded, InputError, TutelageError
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ app = typer.Typer(
     help="Make an LLM agent better at its job, by several ways of learning, and prove it on tasks that no learner has seen.\n\n"
     "Begin with: tutelage run examples/helpdesk/study.yaml",
 )
+
+app.add_typer(knowledge_app, name="knowledge")
+app.add_typer(environment_app, name="env")
 
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file. `tutelage schema` describes its keys.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/helpdesk.")]

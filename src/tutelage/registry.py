@@ -25,6 +25,7 @@ GRADERS = {
     "exact": "tutelage.graders.rules:Exact",
     "normalised": "tutelage.graders.rules:Normalised",
     "numeric": "tutelage.graders.rules:Numeric",
+    "code": "tutelage.graders.code:HiddenTests",
     "contains": "tutelage.graders.rules:Contains",
     "token_f1": "tutelage.graders.rules:TokenF1",
     "regex": "tutelage.graders.rules:Regex",
@@ -36,25 +37,38 @@ GRADERS = {
 }
 
 LEARNERS = {
+    "curate": "tutelage.learners.curate:Curate",
+    "curriculum": "tutelage.learners.curriculum:Curriculum",
     "exemplars": "tutelage.learners.exemplars:Exemplars",
+    "expel": "tutelage.learners.expel:ExpeL",
+    "reflexion": "tutelage.learners.reflexion:Reflexion",
+    "stream": "tutelage.learners.stream:Stream",
+    "transfer": "tutelage.learners.expel_transfer:Transfer",
 }
 
 TOOLS: dict[str, str] = {
     "editor": "tutelage.tools.editor:editor_tools",
     "files": "tutelage.tools.files:files_tools",
+    "python": "tutelage.tools.python:python_tool",
     "sql": "tutelage.tools.sql:sql_tool",
 }
 
 ENVIRONMENTS: dict[str, str] = {
+    "code": "tutelage.environments.code:CodeEnvironment",
     "productqa": "tutelage.environments.productqa:ProductQAEnvironment",
+    "reasoning": "tutelage.environments.reasoning:ReasoningEnvironment",
     "service": "tutelage.environments.service:ServiceEnvironment",
     "shop": "tutelage.environments.shop:ShopEnvironment",
+    "textgame": "tutelage.environments.textgame:TextGameEnvironment",
 }
 
 TASK_SOURCES: dict[str, str] = {
+    "code": "tutelage.environments.code:code_tasks",
     "productqa": "tutelage.environments.productqa:productqa_tasks",
+    "reasoning": "tutelage.environments.reasoning:reasoning_tasks",
     "service": "tutelage.environments.service:service_tasks",
     "shop": "tutelage.environments.shop:shop_tasks",
+    "textgame": "tutelage.environments.textgame:textgame_tasks",
 }
 
 PUBLIC = {

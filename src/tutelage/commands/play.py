@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TextIO
 
 from tutelage.agent import Agent
+from tutelage.environment import EnvironmentFactory
 from tutelage.episode import run_episode
 from tutelage.errors import InputError
+from tutelage.grader import Grader
 from tutelage.graders.load import grade_episode
-from tutelage.knowledge import Knowledge
 from tutelage.prices import FREE, Price
-from tutelage.records import Completion, Message, Sampling, StopReason, ToolCall, ToolSpec, Usage
+from tutelage.records import Completion, Message, Sampling, StopReason, Task, ToolCall, ToolSpec, Usage
 from tutelage.study.config import load_study
 from tutelage.tool_protocol import describe_tools
 
@@ -25,13 +26,13 @@ Commands: /tools shows the tools again, /quit gives up."""
 
 
 class Person:
-    """A model whose replies a person types. Reads from `stdin`, writes to `stdout`."""
+    """A model whose replies a person types. Reads from `stdin`, writes to `stdout`: the terminal's where None."""
 
     name, native_tools = "person", True
     price: Price | None = FREE
 
-    def __init__(self, stdin: TextIO = sys.stdin, stdout: TextIO = sys.stdout) -> None:
-        self._in, self._out, self._shown = stdin, stdout, 0
+    def __init__(self, stdin: TextIO | None = None, stdout: TextIO | None = None) -> None:
+        self._in, self._out, self._shown = stdin or sys.stdin, stdout or sys.stdout, 0
 
     async def complete(self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), sampling: Sampling = Sampling()) -> Completion:
         """Show what is new, read one line."""
@@ -74,17 +75,21 @@ def _keywords_as_json(text: str) -> str:
         return text
 
 
+def play(player: Agent, task: Task, grader: Grader, environment: EnvironmentFactory | None = None) -> None:
+    """Play the task and print the grade. The player is an agent whose model is a `Person`."""
+    episode = asyncio.run(run_episode(player, task, environment=environment))
+    if episode.stop is not StopReason.ANSWERED:  # results that no further turn has shown
+        for observation in list(episode.steps)[-1].observations:
+            print(f"\n[result] {observation.text}")
+    grade = asyncio.run(grade_episode(grader, task, episode))
+    print(f"\nEnded: {episode.stop}. Score: {'not graded' if grade.score is None else f'{grade.score:g}'}. {grade.words}")
+
+
 def play_task(study_path: Path, number: int, changes: Sequence[str]) -> None:
     """Play training task `number` (from 1) of a study. Test tasks are not offered: looking at them would unseal them."""
     study = load_study(study_path, changes=changes, check_models=False)
     if number > len(study.train):
         raise InputError(f"there are {len(study.train)} training tasks; choose --task from 1 to {len(study.train)}", field="--task")
-    task = study.train[number - 1]
-    player = Agent(model=Person(), instructions=study.agent.instructions, tools=study.agent.tools, knowledge=Knowledge())
-    player = player.but(limits=study.agent.limits, stop_on_tool=study.agent.stop_on_tool)
-    episode = asyncio.run(run_episode(player, task, environment=study.environment))
-    if episode.stop is not StopReason.ANSWERED:  # results that no further turn has shown
-        for observation in list(episode.steps)[-1].observations:
-            print(f"\n[result] {observation.text}")
-    grade = asyncio.run(grade_episode(study.grader, task, episode))
-    print(f"\nEnded: {episode.stop}. Score: {'not graded' if grade.score is None else f'{grade.score:g}'}. {grade.words}")
+    own = study.agent
+    player = Agent(model=Person(), instructions=own.instructions, tools=own.tools, limits=own.limits, stop_on_tool=own.stop_on_tool)
+    play(player, study.train[number - 1], study.grader, study.environment)

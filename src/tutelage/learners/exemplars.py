@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from tutelage.agent import Agent
 from tutelage.errors import InputError
-from tutelage.history import add, protected
+from tutelage.history import add, remove_all
 from tutelage.knowledge import Choose, Exemplar, Knowledge, Order, Retrieval
 from tutelage.learner import Need
 from tutelage.memory import Memory
@@ -137,9 +137,8 @@ class Exemplars:
 
 def with_exemplars(knowledge: Knowledge, cases: Iterable[Exemplar], retrieval: Retrieval, *, by: str) -> Knowledge:
     """The knowledge with these cases in place of its exemplars. What people put there stays, and first; insights and reflections stay."""
-    kept = protected(knowledge)
-    mine = tuple(exemplar for exemplar in knowledge.exemplars if exemplar.id in kept)
-    return add(knowledge.model_copy(update={"exemplars": mine, "retrieval": retrieval}), cases, by=by)
+    cleared = remove_all(knowledge, [exemplar.id for exemplar in knowledge.exemplars], by=by)
+    return add(cleared.model_copy(update={"retrieval": retrieval}), cases, by=by)
 
 
 def reference_exemplars(tasks: Iterable[Task]) -> list[Exemplar]:

@@ -27,6 +27,9 @@ from tutelage.workflows.load import make_workflow
 _PATHS = ("file", "folder", "database", "root", "transfer_from")
 """Options that name a file: one that stands beside the study file is found there."""
 
+_MODELS = ("reflect_with", "extract_with", "adapt_with", "user")
+"""Options that name a model, whose file may stand there, too."""
+
 
 def build_agent(section: AgentFile, folder: Path) -> Agent:
     """The agent that a section describes; files are looked for beside the YAML file."""
@@ -148,10 +151,13 @@ def name_and_options(spec: Named, field: str) -> tuple[str, dict[str, Any]]:
 
 def _placed(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The options, with files that stand beside the study file named by their path."""
-    return {
-        key: str(folder / value) if key in _PATHS and isinstance(value, str) and (folder / value).exists() else value
-        for key, value in options.items()
-    }
+    return {key: _place(key, value, folder) if isinstance(value, str) else value for key, value in options.items()}
+
+
+def _place(key: str, value: str, folder: Path) -> str:
+    if key in _MODELS:
+        return _beside(value, folder)
+    return str(folder / value) if key in _PATHS and (folder / value).exists() else value
 
 
 def _call(make: Callable[..., Any], options: Mapping[str, Any], what: str, field: str) -> Any:
@@ -185,10 +191,12 @@ def _beside(name: str, folder: Path) -> str:
 
 
 def read_knowledge(path: Path) -> Knowledge:
-    """The knowledge in a learned agent's JSON file."""
+    """The knowledge in a learned agent's JSON file, or in a file of knowledge alone. Raises `InputError`."""
     try:
-        return LearnedAgent.model_validate_json(path.read_text(encoding="utf-8")).knowledge
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError("there is no such file; a run writes its learned agents to RUN/agents/", file=path, field="knowledge") from None
+    try:
+        return LearnedAgent.model_validate_json(text).knowledge if '"fingerprint"' in text else Knowledge.model_validate_json(text)
     except ValidationError as invalid:
-        raise InputError(f"not a learned agent: {invalid.errors()[0]['msg']}", file=path, field="knowledge") from None
+        raise InputError(f"neither a learned agent nor knowledge: {invalid.errors()[0]['msg']}", file=path, field="knowledge") from None

@@ -73,7 +73,9 @@ class Findings(Record):
 def findings(report: Report) -> Findings:
     """The words of a report."""
     headline, *details = report.recommendation.split("\n")
-    return Findings(headline=headline, details=(*report.warnings, *details), method=tuple(_method(report)))
+    return Findings(
+        headline=headline, details=(*(line.removeprefix("- ") for line in report.warnings), *details), method=tuple(_method(report))
+    )
 
 
 def recommend(evidence: Evidence) -> str:

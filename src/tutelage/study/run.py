@@ -28,6 +28,8 @@ from tutelage.prices import Price
 from tutelage.progress import Progress
 from tutelage.records import Experience, Task, content_id
 from tutelage.study.cheap import cheap_answers
+from tutelage.study.contamination import contamination_lines, find_contamination
+from tutelage.study.findings import quoted
 from tutelage.study.learned import LearnedAgent, read_any_learned, read_learned, write_learned
 from tutelage.study.report import make_report, write_report
 from tutelage.study.results import ArmResult, Case, CaseAnswer, CheapResult, CurvePoint, Report, TestRow
@@ -129,6 +131,7 @@ class _Running:
         )
         self.sealed = frozenset(task.input_id for task in study.test)
         self.kept: dict[str, dict[tuple[str, int], Experience]] = {}
+        self.agents: dict[str, Agent] = {}
 
     async def report(self) -> Report:
         study = self.study
@@ -145,6 +148,7 @@ class _Running:
             test_looks=looks,
             arms=arms,
             cheap=cheap,
+            warnings=self._contamination(),
         )
         if self.folder:
             self._write(self.folder, report, arms, cheap)
@@ -209,7 +213,15 @@ class _Running:
             write_learned(path, learned)
         return agent, learned
 
+    def _contamination(self) -> list[str]:
+        """Where what an arm was told or taught holds test tasks, in words; each arm by its name."""
+        study = self.study
+        found = {arm: find_contamination(agent, "", study.test, common=study.train) for arm, agent in self.agents.items()}
+        lines = ((arm, line) for arm, overlaps in found.items() for line in contamination_lines(overlaps, shown=2))
+        return [line if line.startswith("- ") else f"{quoted(arm)}: {line}" for arm, line in lines]
+
     async def _test(self, arm: str, agent: Agent, seed: int) -> list[TestRow]:
+        self.agents.setdefault(arm, agent)
         jobs = [Job(task, seed) for task in self.study.test]
         experiences = await self.collector.run(agent, jobs, arm=arm)
         self.kept.setdefault(arm, {}).update({(x.episode.task_id, seed): x for x in experiences})
