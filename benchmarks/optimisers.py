@@ -1,13 +1,15 @@
 """Ways of learning without weights, ours beside DSPy's, on one model, one split and one metric: test score against model calls.
 
     pip install -r benchmarks/peers.txt        (in an environment of its own; needs dspy and gepa)
-    python benchmarks/optimisers.py --model gguf:qwen2.5-coder-0.5b.gguf [--train 48] [--test 60] [--seeds 2] [--json FILE] [--only NAME,NAME]
+    python benchmarks/optimisers.py --model gguf:qwen2.5-coder-0.5b.gguf [--train 48] [--test 60] [--seeds 2] [--calls 250]
+        [--only NAME,NAME] [--json FILE]
 
 The task: which of 12 intents has a bank customer's message (banking77, CC-BY-4.0; the 12 intents are those about cards, chosen because
-they are easily mistaken for each other). Everybody gets the same instructions, the same training and test messages, the same model in this process, and the same metric
-(the intent's name, in any case and punctuation). DSPy optimises a `Predict` program through its chat adapter; replies that its adapter
-cannot read count as wrong, as they would for a user. `learn calls` are all model calls made before the test, by whatever part of the
-optimiser; every arm then makes one pass over the test messages (DSPy's adapter may ask again after a reply that it cannot read: `test calls`).
+they are easily mistaken for each other). Everybody gets the same instructions, the same training and test messages, the same model in
+this process, and the same metric (the intent's name, in any case and punctuation). DSPy optimises a `Predict` program through its chat
+adapter; replies that its adapter cannot read count as wrong, as they would for a user. `learn calls` are all model calls made before the
+test, by whatever part of the optimiser; every arm then makes one pass over the test messages (DSPy's adapter may ask again after a reply
+that it cannot read: `test calls`).
 """
 
 from __future__ import annotations
@@ -29,10 +31,13 @@ from rich.table import Table
 
 import tutelage as tt
 from common import DATA, machine
-from tutelage.learners.expel import ExpeL
-from tutelage.learners.reflexion import Reflexion
+from tutelage.graders.text import normalise
+from tutelage.model import load_model
+from tutelage.practice import Job
+from tutelage.retrieval.embedders import load_embedder
 from tutelage.study.statistics import score_interval
 
+GREEDY = tt.Sampling()
 INTENTS = (
     "activate_my_card",
     "card_about_to_expire",
@@ -54,8 +59,6 @@ class Counted:
     """A model that counts its calls, usable from asyncio code and, through `ask`, from threads."""
 
     def __init__(self, name: str) -> None:
-        from tutelage.model import load_model
-
         self.model = load_model(name)
         self.name, self.native_tools, self.price = self.model.name, self.model.native_tools, self.model.price
         self.concurrency = getattr(self.model, "concurrency", 1)
@@ -63,7 +66,7 @@ class Counted:
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
-    async def complete(self, messages, *, tools=(), sampling=tt.Sampling()):
+    async def complete(self, messages, *, tools=(), sampling=GREEDY):
         self.calls += 1
         return await self.model.complete(messages, tools=tools, sampling=sampling)
 
@@ -84,7 +87,9 @@ def splits(train: int, test: int, seed: int) -> tuple[list[tt.Task], list[tt.Tas
     folder = DATA / "banking77"
     tested = [task for task in tt.read_tasks(folder / "test.csv", columns=columns) if task.reference in INTENTS]
     known = {task.input_id for task in tested}
-    pool = [task for task in tt.read_tasks(folder / "train.csv", columns=columns) if task.reference in INTENTS and task.input_id not in known]
+    pool = [
+        task for task in tt.read_tasks(folder / "train.csv", columns=columns) if task.reference in INTENTS and task.input_id not in known
+    ]
     return random.Random(seed).sample(pool, train), random.Random(0).sample(tested, test)
 
 
@@ -97,8 +102,8 @@ def ours(model: Counted, train: list[tt.Task], test: list[tt.Task], seed: int) -
         "tutelage exemplars, fixed": tt.Exemplars("fixed", 8),
         "tutelage exemplars, meaning": tt.Exemplars("meaning", 8),
         "tutelage own successes, meaning": tt.Exemplars("meaning", 8, source="success"),
-        "tutelage reflexion": Reflexion(trials=3, carry=2),
-        "tutelage expel": ExpeL(retries=2, k=4),
+        "tutelage reflexion": tt.Reflexion(trials=3, carry=2),
+        "tutelage expel": tt.ExpeL(retries=2, k=4),
     }
     agent = tt.Agent(model=model, instructions=INSTRUCTIONS, sampling=tt.Sampling(max_tokens=24))
 
@@ -112,20 +117,13 @@ def ours(model: Counted, train: list[tt.Task], test: list[tt.Task], seed: int) -
             learned = agent if learner is None else await learner.learn(agent, practice)
             learn_calls, learn_seconds = model.calls, monotonic() - began
             model.calls = 0
-            jobs = [tt.Job(task, seed) for task in test] if hasattr(tt, "Job") else _jobs(test, seed)
-            graded = await collector.run(learned, jobs)
+            graded = await collector.run(learned, [Job(task, seed) for task in test])
             scores = [experience.grade.score or 0.0 for experience in graded]
             return {"scores": scores, "learn_calls": learn_calls, "learn_seconds": learn_seconds, "test_calls": model.calls}
 
         return asyncio.run(measure())
 
     return {name: lambda learner=learner: run(learner) for name, learner in learners.items()}
-
-
-def _jobs(test: list[tt.Task], seed: int) -> list[Any]:
-    from tutelage.practice import Job
-
-    return [Job(task, seed) for task in test]
 
 
 # DSPy's
@@ -171,8 +169,6 @@ def dspys(model: Counted, train: list[tt.Task], test: list[tt.Task], seed: int, 
     half = len(rows) // 2
 
     def embed(texts):
-        from tutelage.retrieval.embedders import load_embedder
-
         return load_embedder("wordllama").embed(list(texts))
 
     optimisers = {
@@ -223,8 +219,6 @@ def _graded(program: Any, task: tt.Task) -> float:
 
 def _same(expected: str, given: Any) -> bool:
     """As the grader `normalised` sees it."""
-    from tutelage.graders.text import normalise
-
     return isinstance(given, str) and normalise(given) == normalise(expected)
 
 

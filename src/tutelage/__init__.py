@@ -18,6 +18,21 @@ if TYPE_CHECKING:
     from tutelage.agent import Agent as Agent
     from tutelage.agent import Limits as Limits
     from tutelage.environment import Environment as Environment
+    from tutelage.environments.check import check_environment as check_environment
+    from tutelage.environments.code import CodeEnvironment as CodeEnvironment
+    from tutelage.environments.code import code_tasks as code_tasks
+    from tutelage.environments.gym import GymTextEnvironment as GymTextEnvironment
+    from tutelage.environments.productqa import ProductQAEnvironment as ProductQAEnvironment
+    from tutelage.environments.productqa import productqa_tasks as productqa_tasks
+    from tutelage.environments.reasoning import ReasoningEnvironment as ReasoningEnvironment
+    from tutelage.environments.reasoning import reasoning_tasks as reasoning_tasks
+    from tutelage.environments.service import ServiceEnvironment as ServiceEnvironment
+    from tutelage.environments.service import service_tasks as service_tasks
+    from tutelage.environments.shop import ShopEnvironment as ShopEnvironment
+    from tutelage.environments.shop import ShopGrader as ShopGrader
+    from tutelage.environments.shop import shop_tasks as shop_tasks
+    from tutelage.environments.textgame import TextGameEnvironment as TextGameEnvironment
+    from tutelage.environments.textgame import textgame_tasks as textgame_tasks
     from tutelage.episode import run_episode as run_episode
     from tutelage.errors import InputError as InputError
     from tutelage.errors import ModelFailed as ModelFailed
@@ -26,6 +41,7 @@ if TYPE_CHECKING:
     from tutelage.experience.store import Store as Store
     from tutelage.grader import FunctionGrader as FunctionGrader
     from tutelage.grader import Grader as Grader
+    from tutelage.graders.code import HiddenTests as HiddenTests
     from tutelage.graders.combine import Weighted as Weighted
     from tutelage.graders.load import grade_episode as grade_episode
     from tutelage.graders.rules import Contains as Contains
@@ -37,12 +53,21 @@ if TYPE_CHECKING:
     from tutelage.graders.rules import TokenF1 as TokenF1
     from tutelage.graders.toolcall import ToolCallMatch as ToolCallMatch
     from tutelage.knowledge import Exemplar as Exemplar
+    from tutelage.knowledge import Insight as Insight
     from tutelage.knowledge import Knowledge as Knowledge
+    from tutelage.knowledge import Recall as Recall
+    from tutelage.knowledge import Reflection as Reflection
     from tutelage.knowledge import Retrieval as Retrieval
     from tutelage.learner import Learner as Learner
     from tutelage.learner import Need as Need
+    from tutelage.learners.curate import Curate as Curate
+    from tutelage.learners.curriculum import Curriculum as Curriculum
     from tutelage.learners.exemplars import Exemplars as Exemplars
     from tutelage.learners.exemplars import success_exemplar as success_exemplar
+    from tutelage.learners.expel import ExpeL as ExpeL
+    from tutelage.learners.expel_transfer import Transfer as Transfer
+    from tutelage.learners.reflexion import Reflexion as Reflexion
+    from tutelage.learners.stream import Stream as Stream
     from tutelage.memory import Memory as Memory
     from tutelage.model import Model as Model
     from tutelage.models.endpoint import Endpoint as Endpoint
@@ -61,29 +86,51 @@ if TYPE_CHECKING:
     from tutelage.records import StopReason as StopReason
     from tutelage.records import Task as Task
     from tutelage.records import ToolCall as ToolCall
+    from tutelage.sandbox import SandboxLimits as SandboxLimits
+    from tutelage.sandbox import run_python as run_python
+    from tutelage.sandbox import run_tests as run_tests
     from tutelage.study.config import load_study as load_study
     from tutelage.study.run import Study as Study
     from tutelage.tasks import read_tasks as read_tasks
     from tutelage.tool import Tool as Tool
+    from tutelage.tool import tool as tool
+    from tutelage.tools.editor import editor_tools as editor_tools
+    from tutelage.tools.files import files_tools as files_tools
+    from tutelage.tools.python import python_tool as python_tool
+    from tutelage.tools.sql import sql_tool as sql_tool
+    from tutelage.workflows import chain as chain
+    from tutelage.workflows import orchestrate as orchestrate
+    from tutelage.workflows import refine as refine
+    from tutelage.workflows import route as route
+    from tutelage.workflows import sections as sections
+    from tutelage.workflows import vote as vote
+    from tutelage.worth import measure_worth as measure_worth
 
 __all__ = [  # the same names as registry.PUBLIC (tested)
     "GGUF",
     "Agent",
     "Budget",
+    "CodeEnvironment",
     "Collector",
     "Completion",
     "Contains",
+    "Curate",
+    "Curriculum",
     "Endpoint",
     "Environment",
     "Episode",
     "Exact",
     "Exemplar",
     "Exemplars",
+    "ExpeL",
     "Experience",
     "FunctionGrader",
     "Grade",
     "Grader",
+    "GymTextEnvironment",
+    "HiddenTests",
     "InputError",
+    "Insight",
     "JsonFields",
     "Knowledge",
     "Learner",
@@ -98,27 +145,59 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "Numeric",
     "Practice",
     "Price",
+    "ProductQAEnvironment",
+    "ReasoningEnvironment",
+    "Recall",
+    "Reflection",
+    "Reflexion",
     "Regex",
     "Retrieval",
     "Sampling",
+    "SandboxLimits",
     "Scripted",
+    "ServiceEnvironment",
+    "ShopEnvironment",
+    "ShopGrader",
     "StopReason",
     "Store",
+    "Stream",
     "Study",
     "Task",
+    "TextGameEnvironment",
     "TokenF1",
     "Tool",
     "ToolCall",
     "ToolCallMatch",
     "ToolError",
+    "Transfer",
     "Weighted",
     "__version__",
+    "chain",
+    "check_environment",
+    "code_tasks",
+    "editor_tools",
+    "files_tools",
     "grade_episode",
     "load_study",
+    "measure_worth",
+    "orchestrate",
+    "productqa_tasks",
+    "python_tool",
     "read_tasks",
+    "reasoning_tasks",
+    "refine",
+    "route",
     "run_episode",
+    "run_python",
+    "run_tests",
+    "sections",
+    "service_tasks",
+    "shop_tasks",
+    "sql_tool",
     "success_exemplar",
+    "textgame_tasks",
     "tool",
+    "vote",
 ]
 
 

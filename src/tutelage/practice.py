@@ -26,7 +26,7 @@ from tutelage.graders.load import grade_episode
 from tutelage.memory import Memory
 from tutelage.model import Model, load_model
 from tutelage.prices import Price, cost_of
-from tutelage.progress import Progress, Silent
+from tutelage.progress import Progress, Silent, Stage
 from tutelage.records import Completion, Experience, Message, Record, Sampling, StopReason, Task, ToolSpec, Usage
 
 FAILURES_IN_A_ROW = 10
@@ -313,6 +313,10 @@ class Practice:
             return self._collector.model_of(model)
         name = model if isinstance(model, str) else model.name
         return self._collector.model_named(name, lambda: load_model(model))
+
+    def stage(self, label: str, total: int) -> Stage:
+        """Show the progress of `total` pieces of a learner's own work; a context manager whose `advance()` counts one."""
+        return self._collector.progress.stage(f"{self.arm} ({label})".strip(), total)
 
     def note(self, **facts: JsonValue) -> None:
         """Facts about this learning that the report should state (`solved_by_attempt=[10, 14]`)."""

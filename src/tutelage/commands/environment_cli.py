@@ -13,9 +13,7 @@ environment_app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="shop, file.py:Class, or STUDY.yaml.")]
-Options = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of its tasks or of itself, as domain=airline.")
-]
+Options = Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Of its tasks or of itself, as domain=airline.")]
 Tasks = Annotated[str | None, typer.Option("--tasks", help="A task file, or file.py:function called with (count, seed).")]
 Seed = Annotated[int, typer.Option("--seed", help="Of the tasks, and of the random actions of a check.")]
 
@@ -34,7 +32,7 @@ def list_() -> None:
 @environment_app.command()
 def check(
     name: Name,
-    set_: Options = None,
+    option: Options = None,
     tasks: Tasks = None,
     count: Annotated[int, typer.Option("--count", min=1, help="On how many tasks.")] = 5,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Random actions on each task.")] = 20,
@@ -46,16 +44,16 @@ def check(
     """
     from tutelage.commands.environments import check_named
 
-    report = check_named(name, options=set_ or [], tasks=tasks, count=count, steps=steps, seed=seed)
+    report = check_named(name, options=option or [], tasks=tasks, count=count, steps=steps, seed=seed)
     raise typer.Exit(0 if report.ok else 1)
 
 
 @environment_app.command()
-def play(name: Name, set_: Options = None, tasks: Tasks = None, seed: Seed = 0) -> None:
+def play(name: Name, option: Options = None, tasks: Tasks = None, seed: Seed = 0) -> None:
     """Do the first task of a seed by hand, with the environment's own tools, and be graded by it.
 
     Example: tutelage env play shop --seed 3
     """
     from tutelage.commands.environments import play_named
 
-    play_named(name, options=set_ or [], tasks=tasks, seed=seed)
+    play_named(name, options=option or [], tasks=tasks, seed=seed)

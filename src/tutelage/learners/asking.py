@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from tutelage.agent import Agent
 from tutelage.errors import ModelFailed
 from tutelage.model import Model, load_model
 from tutelage.practice import Practice
+from tutelage.progress import Stage
 from tutelage.records import Message, Sampling
 
 AT_ONCE = 8
@@ -18,32 +20,39 @@ Asked = str | Model | Agent
 """Whom to ask: a model by its name or itself, or an agent's."""
 
 
-async def ask_all(practice: Practice, model: Asked, questions: Sequence[Sequence[Message]], sampling: Sampling) -> list[str | None]:
+async def ask_all(
+    practice: Practice, model: Asked, questions: Sequence[Sequence[Message]], sampling: Sampling, what: str = "questions"
+) -> list[str | None]:
     """The text of the reply to each question, in their order: without blanks around it, None where the call failed after its retries.
 
-    Raises `BudgetExceeded` and `ModelUnavailable`; replies that were had by then are kept and not asked for again.
+    what: what the questions are for, shown with the progress. Raises `BudgetExceeded` and `ModelUnavailable`; replies that were had by then
+    are kept and not asked for again.
     """
     replies: list[str | None] = [None] * len(questions)
     queue = iter(enumerate(questions))
-    workers = [_work(practice, model, queue, sampling, replies) for _ in range(min(_at_once(model), len(questions)))]
     try:
-        async with asyncio.TaskGroup() as group:
-            for worker in workers:
-                group.create_task(worker)
+        with practice.stage(what, len(questions)) as stage:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(_at_once(model), len(questions))):
+                    group.create_task(_work(practice, model, queue, sampling, replies, stage))
     except BaseExceptionGroup as failures:  # the first failure as itself; the others were cancelled because of it
         raise failures.exceptions[0] from None
     return replies
 
 
 async def _work(
-    practice: Practice, model: Asked, queue: Iterator[tuple[int, Sequence[Message]]], sampling: Sampling, replies: list[str | None]
+    practice: Practice,
+    model: Asked,
+    queue: Iterator[tuple[int, Sequence[Message]]],
+    sampling: Sampling,
+    replies: list[str | None],
+    stage: Stage,
 ) -> None:
     for place, messages in queue:
-        try:
+        with suppress(ModelFailed):
             completion = await practice.ask(model, messages, sampling=sampling)
-        except ModelFailed:
-            continue
-        replies[place] = completion.message.text.strip()
+            replies[place] = completion.message.text.strip()
+        stage.advance()
 
 
 def _at_once(model: Asked) -> int:

@@ -165,6 +165,7 @@ class ExpeL:
             max_chars=options.max_chars,
             threshold=options.threshold,
             seed=practice.seed,
+            stage=practice.stage,
         )
 
     def _nothing_found(self) -> str:

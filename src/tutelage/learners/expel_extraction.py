@@ -17,6 +17,7 @@ from tutelage.history import add, protected, remove, replace
 from tutelage.knowledge import EMPTY, Action, Knowledge
 from tutelage.learners.expel_operations import ORDER, Done, Outcome, Reading, read_operations, work_out
 from tutelage.learners.expel_prompts import Item, extraction_messages, make_items
+from tutelage.progress import Silent, Stage
 from tutelage.records import Completion, Experience, Message, Task
 
 BY = "expel"
@@ -46,7 +47,10 @@ class Source:
     note: str = ""
 
 
-async def extract(
+_UNSEEN = Silent().stage
+
+
+async def extract(  # noqa: PLR0913 (the options of the method, each by its name)
     pool: Iterable[Experience],
     tasks: Iterable[Task],
     ask: Ask,
@@ -57,26 +61,29 @@ async def extract(
     max_chars: int = 8_000,
     threshold: float = 1.0,
     seed: int = 0,
+    stage: Callable[[str, int], Stage] = _UNSEEN,
 ) -> Extraction:
     """Draw insights from the pool, each question showing the list as the reply before it left it.
 
     start: what is known before; its insights are edited on, those of people only agreed with. Experiences of tasks that are not among
     `tasks` are left out. A call that fails after its retries and operations that cannot be carried out are counted and passed over; a
-    line that was cut off at the limit of tokens is not read. Raises what else `ask` raises.
+    line that was cut off at the limit of tokens is not read. stage: shows the progress. Raises what else `ask` raises.
     """
     by_id = {task.id: task for task in tasks}
     items = make_items(pool, by_id, chunk=chunk, max_chars=max_chars, threshold=threshold, seed=seed)
     knowledge, counts = start, Counter[str]()
-    for item in items:
-        kept = protected(knowledge)
-        messages = extraction_messages(item, knowledge.insights, by_id, cap=cap, max_chars=max_chars, kept=kept)
-        try:
-            completion = await ask(messages)
-        except ModelFailed:
-            counts["failed"] += 1
-            continue
-        source = Source(episodes=item.refs, untrusted=item.written_by_others(by_id))
-        knowledge = edit(knowledge, read_operations(said(completion)), cap, source, counts)
+    with stage("insights", len(items)) as progress:
+        for item in items:
+            kept = protected(knowledge)
+            messages = extraction_messages(item, knowledge.insights, by_id, cap=cap, max_chars=max_chars, kept=kept)
+            try:
+                completion = await ask(messages)
+            except ModelFailed:
+                counts["failed"] += 1
+            else:
+                source = Source(episodes=item.refs, untrusted=item.written_by_others(by_id))
+                knowledge = edit(knowledge, read_operations(said(completion)), cap, source, counts)
+            progress.advance(f"{len(knowledge.insights)} insights")
     return Extraction(knowledge, _facts(items, knowledge, counts))
 
 

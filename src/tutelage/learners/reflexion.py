@@ -246,7 +246,7 @@ class _Run:
             for attempt in failed
         ]
         sampling = Sampling(max_tokens=self.options.reflection_tokens)
-        replies = await ask_all(self.practice, self.options.reflect_with or self.agent, questions, sampling)
+        replies = await ask_all(self.practice, self.options.reflect_with or self.agent, questions, sampling, "reflections")
         self.counts["reflections_failed"] += replies.count(None)
         self.counts["reflections_empty"] += replies.count("")
         return [reply or "" for reply in replies]

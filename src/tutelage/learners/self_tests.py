@@ -55,7 +55,7 @@ class SelfTests:
                 field="learners.reflexion.self_tests",
             )
         questions = [_question(task, cap) for task in with_entry]
-        replies = await ask_all(practice, model, questions, Sampling(max_tokens=max_tokens))
+        replies = await ask_all(practice, model, questions, Sampling(max_tokens=max_tokens), "own tests")
         read = {task.id: self_tests(reply or "", entry_of(task), cap) for task, reply in zip(with_entry, replies, strict=True)}
         return cls({id: tests for id, tests in read.items() if tests}, threshold)
 
