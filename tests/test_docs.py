@@ -14,6 +14,7 @@ import yaml
 import tutelage as tt
 from tutelage.cli import app
 from tutelage.registry import PUBLIC
+from tutelage.study.build import build_learner
 from tutelage.study.config import load_agent, load_study
 from tutelage.study.sections import StudyFile
 
@@ -107,10 +108,36 @@ def test_python_examples_of_the_docs():
         assert names["convert"].spec.parameters["properties"]["amount"]["description"] == "How far."
 
 
-@pytest.mark.parametrize("page", ["workflows.md"])
-def test_other_python_examples_run(page: str, capsys):
+@pytest.mark.parametrize("page", ["environments.md", "expel.md", "knowledge.md", "reflexion.md", "sandbox.md", "upkeep.md", "workflows.md"])
+def test_other_python_examples_run(page: str, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"__name__": "example"}  # the blocks of a page follow one another
     for code in blocks(ROOT / "docs" / page, "python"):
-        exec(compile(code, page, "exec"), {})  # noqa: S102 (our own example)
+        exec(compile(code, page, "exec"), names)  # noqa: S102 (our own example)
+
+
+def learners_in(text: str) -> list:
+    data = yaml.safe_load(text)
+    return data.get("learners", []) if isinstance(data, dict) else []
+
+
+@pytest.mark.parametrize("page", ["expel.md", "reflexion.md", "upkeep.md"])
+def test_learners_in_the_docs_can_be_built(page: str, tmp_path):
+    (tmp_path / "other.json").write_text(tt.Knowledge(insights=(tt.Insight(text="Be brief."),)).model_dump_json())
+    entries = [entry for text in blocks(ROOT / "docs" / page, "yaml") for entry in learners_in(text)]
+    assert entries
+    for entry in entries:
+        text = re.sub(r"[\w./-]+\.json", str(tmp_path / "other.json"), yaml.safe_dump(entry))
+        assert build_learner(yaml.safe_load(text), tmp_path)[0]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_studies_of_the_examples_can_be_loaded(path: Path):
+    if path.parent.name == "reasoning":
+        pytest.importorskip("reasoning_gym", reason="needs reasoning-gym (pip install 'tutelage[reasoning]')")
+    study = load_study(path, check_models=False)
+    study.check()
+    assert study.learners
 
 
 @pytest.mark.parametrize("page", ["workflows.md"])
