@@ -45,14 +45,14 @@ def test_neighbours_can_be_imported_and_the_path_is_restored(tmp_path: Path) -> 
     ],
 )
 def test_a_failing_file_names_its_line(tmp_path: Path, text: str, line: int | None, words: str) -> None:
-    file = tmp_path / "bad.py"
+    file = tmp_path / "fails_at_once.py"
     file.write_text(text)
     with pytest.raises(InputError) as caught:
         load_python(file)
     assert caught.value.file == file
     assert words in str(caught.value)
     assert caught.value.line == line
-    assert not [name for name in sys.modules if name.startswith("_tutelage_bad")]
+    assert not [name for name in sys.modules if name.startswith("_tutelage_fails_at_once")]
 
 
 def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
