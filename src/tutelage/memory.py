@@ -76,11 +76,13 @@ class Memory:
 
         Raises as `choose` does.
         """
+        if not self._by_input:  # before the task's id is worked out, which takes a tenth of a whole episode's own time
+            return ()
         recall = self._knowledge.recall
         own = self._by_input.get(task.input_id, [])
         if own:
             return tuple(own[-recall.omega :]) if recall.omega > 0 else ()
-        if recall.carry <= 0 or not self._by_input:
+        if recall.carry <= 0:
             return ()
         hits = self._indexed_inputs().search(task.text, recall.carry, recall.by)
         return tuple(self._by_input[hit.id][-1] for hit in reversed(hits))

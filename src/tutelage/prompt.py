@@ -62,9 +62,11 @@ def list_insights(insights: Sequence[Insight]) -> str:
 
 def _with_reflections(messages: list[Message], task: Task, reflections: Sequence[Reflection]) -> list[Message]:
     """Reflections stand at the head of the last user message: a message of their own would be a second one of its role in a row."""
+    if not reflections:
+        return messages
     notes = write_reflections(task, reflections)
     last = next((place for place in reversed(range(len(messages))) if messages[place].role == "user"), None)
-    if not notes or last is None:
+    if last is None:
         return messages
     said = messages[last]
     content = f"{notes}\n\n{said.content}" if isinstance(said.content, str) else (TextPart(text=notes), *said.content)
