@@ -328,7 +328,7 @@ async def test_what_people_removed_does_not_come_back():
     training = practice()
     learned = await Reflexion(trials=2).learn(agent(knowledge=known), training)
     assert training.facts["solved_by_attempt"] == [0, 3]
-    assert (training.facts["reflections_written"], training.facts["reflections_held"]) == (3, 1)
+    assert (training.facts["reflections_written"], training.facts["reflections_refused"], training.facts["reflections_held"]) == (3, 1, 0)
     assert unwanted.text not in [item.text for item in learned.knowledge.reflections]
 
 

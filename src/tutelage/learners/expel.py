@@ -24,7 +24,7 @@ from tutelage.learners.expel_operations import Operation, Reading, apply_operati
 from tutelage.learners.expel_transfer import Transfer
 from tutelage.learners.reflexion import Reflexion
 from tutelage.learners.trajectory import SHORTEST, verdict
-from tutelage.model import Model
+from tutelage.model import Model, load_model
 from tutelage.practice import Practice
 from tutelage.records import Completion, Experience, Message, Record, Sampling, Task
 from tutelage.suggest import unknown
@@ -114,7 +114,7 @@ class ExpeL:
     def described(self) -> dict[str, Any]:
         """The settings that decide what is learned."""
         model = self.options.extract_with
-        named = model if isinstance(model, str | None) else model.name
+        named = None if model is None else load_model(model).name
         own = {**self.options.model_dump(mode="json", exclude={"extract_with"}), "extract_with": named}
         return {self.name: own if self.transfer is None else own | self.transfer.described()}
 

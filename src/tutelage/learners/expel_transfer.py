@@ -23,7 +23,7 @@ from tutelage.learner import Need
 from tutelage.learners.expel_extraction import Source, edit, said
 from tutelage.learners.expel_operations import MAX_CHARS, Operation, Reading, plain
 from tutelage.learners.expel_prompts import transfer_messages
-from tutelage.model import Model
+from tutelage.model import Model, load_model
 from tutelage.practice import Practice
 from tutelage.records import Sampling, Task
 from tutelage.screening import words
@@ -58,7 +58,7 @@ class Transfer:
 
     def described(self) -> dict[str, Any]:
         """The settings that decide what is learned."""
-        model = self.adapt_with if isinstance(self.adapt_with, str | None) else self.adapt_with.name
+        model = None if self.adapt_with is None else load_model(self.adapt_with).name
         texts = [insight.text for insight in self.insights]
         return {
             self.name: {

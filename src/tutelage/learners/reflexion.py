@@ -124,7 +124,7 @@ class Reflexion:
     def described(self) -> dict[str, Any]:
         """The settings that decide what is learned."""
         model = self.options.reflect_with
-        named = None if model is None else model if isinstance(model, str) else model.name
+        named = None if model is None else load_model(model).name
         return {self.name: {**self.options.model_dump(mode="json", exclude={"reflect_with"}), "reflect_with": named}}
 
     def forecast_calls(self, n_tasks: int) -> int:
@@ -268,7 +268,8 @@ class _Run:
         said_by_others = outside_texts(task, attempt.episode)
         self.knowledge = add(self.knowledge, [reflection], by=Reflexion.name, episodes=[attempt.episode.ref], untrusted=said_by_others)
         if self.knowledge.find(reflection.id) is None:
-            self.counts["reflections_held"] += 1
+            held = any(item.entry.id == reflection.id for item in self.knowledge.held)
+            self.counts["reflections_held" if held else "reflections_refused"] += 1
             return
         self.counts["reflections_written"] += bool(text)
         self.knowledge = _only_last_attempt(self.knowledge, reflection)
@@ -287,7 +288,7 @@ class _Run:
     def _note(self, tasks: Sequence[Task], solved_by: list[JsonValue]) -> None:
         names = ["stuck", "ungraded"]
         if self.options.strategy != "none":
-            names += ["reflections_written", "reflections_empty", "reflections_failed", "reflections_held"]
+            names += ["reflections_written", "reflections_empty", "reflections_failed", "reflections_held", "reflections_refused"]
         facts: dict[str, JsonValue] = {name: self.counts[name] for name in names}
         facts |= {"attempts": len(self.experiences), "skipped": len(self.practice.tasks) - len(tasks)}
         if self.options.strategy == "none" and self._trying(1).sampling.temperature == 0 and self.agent.workflow is None:

@@ -186,7 +186,7 @@ def _beside(name: str, folder: Path) -> str:
     """The model's name; a file in it that stands beside the YAML file is named by its whole path."""
     kind, _, rest = name.partition(":")
     which, mark, query = rest.partition("?")
-    found = folder / which
+    found = (folder / which).absolute()
     return f"{kind}:{found}{mark}{query}" if kind in ("gguf", "scripted") and which and found.is_file() else name
 
 

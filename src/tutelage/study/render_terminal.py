@@ -14,6 +14,8 @@ from tutelage.study.tables import Table, cost_table, score_table
 
 ROOM, WIDE, NAME = 80, 84, 15
 """Columns of a terminal in which the tables fit with every figure on one line; in which long names fit, too; characters of a short name."""
+FIGURE = 32
+"""Characters of the longest cell that stays on one line; a column with a longer one holds words."""
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
@@ -38,8 +40,11 @@ def _rich(table: Table, out_width: int) -> RichTable:
     shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     name, *rest = table.columns
     shown.add_column(name, overflow="fold", min_width=10, vertical="top")
-    for column in rest:
-        shown.add_column(_stacked(column), justify="right", no_wrap=whole, overflow="fold", vertical="top")
+    for place, column in enumerate(rest, 1):
+        figures = all(len(row[place]) <= FIGURE for row in table.rows)
+        shown.add_column(
+            _stacked(column), justify="right" if figures else "left", no_wrap=whole and figures, overflow="fold", vertical="top"
+        )
     for number, row in enumerate(table.rows):
         cells = (_broken(row[0], out_width), *row[1:])
         shown.add_row(*(Text(cell) for cell in cells), style="dim" if number in table.faint else None)
