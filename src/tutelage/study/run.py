@@ -216,7 +216,8 @@ class _Running:
     def _contamination(self) -> list[str]:
         """Where what an arm was told or taught holds test tasks, in words; each arm by its name."""
         study = self.study
-        found = {arm: find_contamination(agent, "", study.test, common=study.train) for arm, agent in self.agents.items()}
+        arms = [arm for arm in self.agents if arm in {BASELINE, *study.agents, *study.learners}]  # not the points of a curve
+        found = {arm: find_contamination(self.agents[arm], "", study.test, common=study.train) for arm in arms}
         lines = ((arm, line) for arm, overlaps in found.items() for line in contamination_lines(overlaps, shown=2))
         return [line if line.startswith("- ") else f"{quoted(arm)}: {line}" for arm, line in lines]
 
