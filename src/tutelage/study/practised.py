@@ -33,16 +33,30 @@ def _solved(report: Report) -> Table | None:
 
 
 def _noted(report: Report) -> Table | None:
-    rows = [(arm.name, name, value) for arm in report.arms for name, value in _others(arm)]
+    rows = [(arm.name, noted) for arm in report.arms if (noted := "; ".join(_others(arm)))]
     if not rows:
         return None
-    return Table(title="What the learners noted", columns=("arm", "what", "value"), rows=tuple(rows))
+    return Table(title="What the learners noted, where it is not 0", columns=("arm", "noted"), rows=tuple(rows))
 
 
-def _others(arm: ArmReport) -> Iterator[tuple[str, str]]:
+def _others(arm: ArmReport) -> Iterator[str]:
+    """Each fact with its name; those of a part of a curriculum follow the part's name."""
+    last = ""
     for name, value in arm.facts.items():
-        if name.rpartition(".")[2] not in (SOLVED, TASKS):
-            yield name.replace("_", " ").replace(".", ": "), _cell(value)
+        part, _, fact = name.rpartition(".")
+        if fact in (SOLVED, TASKS) or not _says_something(value):
+            continue
+        yield f"{part}: {_said(fact, value)}" if part != last and part else _said(fact, value)
+        last = part
+
+
+def _says_something(value: JsonValue) -> bool:
+    return any(value.values()) if isinstance(value, dict) else bool(value)
+
+
+def _said(fact: str, value: JsonValue) -> str:
+    words = fact.replace("_", " ")
+    return words if value is True else f"{words} {_cell(value)}" if not isinstance(value, str) else f"{words}: {value}"
 
 
 def _fact(facts: Mapping[str, JsonValue], name: str) -> JsonValue:
@@ -61,7 +75,7 @@ def _cell(value: JsonValue) -> str:
     if value is None:
         return NONE
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return str(value).lower()
     if isinstance(value, str):
         return value
     if isinstance(value, float) and not value.is_integer():
@@ -70,4 +84,4 @@ def _cell(value: JsonValue) -> str:
         return count(value)
     if isinstance(value, list):
         return ", ".join(_cell(item) for item in value)
-    return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
+    return ", ".join(f"{key} {_cell(item)}" for key, item in value.items() if item)
