@@ -36,7 +36,7 @@ def _noted(report: Report) -> Table | None:
     rows = [(arm.name, noted) for arm in report.arms if (noted := "; ".join(_others(arm)))]
     if not rows:
         return None
-    return Table(title="What the learners noted, where it is not 0", columns=("arm", "noted"), rows=tuple(rows))
+    return Table(title="What the learners noted, where it is not 0", columns=("arm", "noted"), rows=tuple(rows), words=True)
 
 
 def _others(arm: ArmReport) -> Iterator[str]:

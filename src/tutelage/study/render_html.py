@@ -90,7 +90,7 @@ def _facts(report: Report) -> str:
 def _table(table: Table, marks: Sequence[Mark]) -> str:
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
     rows = "".join(_row(table, number, row, marks) for number, row in enumerate(table.rows))
-    kind = ' class="pairs"' if table.pairs else ""
+    kind = ' class="pairs"' if table.pairs else ' class="noted"' if table.words else ""
     return f'<table aria-label="{escape(table.title)}"{kind}><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
 
 
@@ -98,7 +98,7 @@ def _row(table: Table, number: int, row: Sequence[str], marks: Sequence[Mark]) -
     mark = _mark(marks[number]) if number < len(marks) else '<span class="mark none" aria-hidden="true">&#9671;</span>'
     cells = [f'<td><span class="name">{mark}<span>{escape(row[0])}</span></span></td>']
     for label, cell in zip(table.columns[1:], row[1:], strict=True):
-        shown = "&ndash;" if cell == NONE else escape(cell).replace("-", "&minus;")
+        shown = "&ndash;" if cell == NONE else escape(cell) if table.words else escape(cell).replace("-", "&minus;")
         cells.append(f'<td data-label="{escape(label)}"{" class=dash" if cell == NONE else ""}>{shown}</td>')
     kind = "strong" if number == table.strong else "faint" if number in table.faint else ""
     return f'<tr class="{kind}">{"".join(cells)}</tr>'

@@ -15,7 +15,7 @@ UNKNOWN = "unknown"
 
 
 class Table(Record):
-    """A table of texts. `pairs`: its cells are short enough to stand two abreast on a narrow page.
+    """A table of texts. `pairs`: its cells are short enough to stand two abreast on a narrow page. `words`: its cells hold words, not figures.
 
     `strong` and `faint` are numbers of rows: the recommended arm, and the baselines without a model.
     """
@@ -24,6 +24,7 @@ class Table(Record):
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     pairs: bool = False
+    words: bool = False
     strong: int | None = None
     faint: tuple[int, ...] = ()
 
