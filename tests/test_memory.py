@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tutelage.errors import InputError
-from tutelage.knowledge import Exemplar, Knowledge, Retrieval
+from tutelage.knowledge import Exemplar, Knowledge, Recall, Reflection, Retrieval
 from tutelage.memory import Memory, estimate_tokens
 from tutelage.records import Message, Task, ToolCall
 from tutelage.retrieval.embedders import load_embedder
@@ -233,3 +233,31 @@ async def test_tasks_lose_nothing():
     assert len(growing) == 150
     stored = list(growing.snapshot().exemplars)
     assert texts(growing.choose(ask("slow vpn"))) == by_brute_force(stored, ask("slow vpn"), "fused")
+
+
+# Reflections
+
+
+def note(number: int, about: Task, **fields) -> Reflection:
+    return Reflection(task_id=about.id, input_id=about.input_id, task_text=about.text, attempt=number, text=f"note {number}", **fields)
+
+
+def asked(text: str) -> Task:
+    return Task(messages=(Message(role="user", content=text),))
+
+
+def test_the_last_reflections_on_a_task_and_the_pinned_ones_are_recalled():
+    lamp, tent = asked("Which lamp fits the bathroom?"), asked("Which tent stands the storm?")
+    notes = tuple(note(number, lamp) for number in range(4))
+    knowledge = Knowledge(reflections=(*notes, note(9, tent)), recall=Recall(omega=2))
+    assert Memory(knowledge).recall(lamp) == notes[2:]
+    assert Memory(knowledge.model_copy(update={"pinned": frozenset({notes[0].id})})).recall(lamp) == (notes[0], *notes[2:])
+    assert Memory(knowledge.model_copy(update={"recall": Recall(omega=0)})).recall(lamp) == ()
+    assert Memory(knowledge).recall(asked("Which lamp fits the hall?")) == ()
+
+
+def test_reflections_are_carried_to_similar_tasks_the_most_similar_last():
+    lamp, tent, boot = asked("lamp for the bathroom"), asked("tent for the storm"), asked("boot for the snow")
+    knowledge = Knowledge(reflections=(note(0, lamp), note(1, lamp), note(2, tent), note(3, boot)), recall=Recall(carry=2, by="text"))
+    found = Memory(knowledge).recall(asked("a lamp for the bathroom or a tent"))
+    assert [item.text for item in found] == ["note 2", "note 1"]

@@ -71,8 +71,8 @@ class Memory:
         return self._knowledge.recall
 
     def recall(self, task: Task) -> tuple[Reflection, ...]:
-        """The reflections to show: the last `omega` on this very task (oldest first), or else the last one each on the `carry` most similar
-        tasks (most similar last).
+        """The reflections to show: the last `omega` on this very task and the pinned ones (oldest first), or else the last one each on the
+        `carry` most similar tasks (most similar last).
 
         Raises as `choose` does.
         """
@@ -81,7 +81,8 @@ class Memory:
         recall = self._knowledge.recall
         own = self._by_input.get(task.input_id, [])
         if own:
-            return tuple(own[-recall.omega :]) if recall.omega > 0 else ()
+            last = own[-recall.omega :] if recall.omega > 0 else []
+            return tuple(item for item in own if item in last or item.id in self._knowledge.pinned)
         if recall.carry <= 0:
             return ()
         hits = self._indexed_inputs().search(task.text, recall.carry, recall.by)
