@@ -15,7 +15,7 @@ UNKNOWN = "unknown"
 
 
 class Table(Record):
-    """A table of texts. `pairs`: its cells are short enough to stand two abreast on a narrow page. `words`: its cells hold words, not figures.
+    """A table of texts. `pairs`: its cells are short enough to stand two abreast on a narrow page. `words`: its cells hold words.
 
     `strong` and `faint` are numbers of rows: the recommended arm, and the baselines without a model.
     """
