@@ -87,7 +87,7 @@ def test_yaml_example_of_the_readme(tmp_path):
             (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "study.yaml").write_text(text)
     study = load_study(tmp_path / "study.yaml", check_models=False)
-    assert list(study.learners) == ["exemplars-fixed", "exemplars-meaning"]
+    assert list(study.learners) == ["exemplars-fixed", "exemplars-meaning", "reflexion", "expel+curate"]
     study.check()
 
 

@@ -14,6 +14,7 @@ from tutelage.records import StopReason
 from tutelage.workflows import chain, orchestrate, refine, route, sections, vote
 from tutelage.workflows.orchestrate import read_plan
 from tutelage.workflows.parallel import last_line
+from tutelage.workflows.parts import instructions_of
 from tutelage.workflows.refine import is_fail
 from tutelage.workflows.route import named
 
@@ -334,3 +335,10 @@ async def test_a_cancelled_whole_stops_its_parts():
 def test_bad_patterns_are_refused(make):
     with pytest.raises(InputError):
         make()
+
+
+def test_the_instructions_of_all_parts_are_found():
+    inner = chain(agent("a", instructions="inner one"), agent("b", instructions="inner two"))
+    whole = route(agent("x", instructions="which"), {"inner": inner, "plain": agent("c", instructions="inner one")})
+    assert instructions_of(whole).split("\n") == ["which", "inner one", "inner two", "inner one"]
+    assert instructions_of(agent("x")) == ""

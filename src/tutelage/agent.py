@@ -32,7 +32,7 @@ RunPart = Callable[["Agent", Task, str], Awaitable[Episode]]
 class Workflow(Protocol):
     """How several agents work on one task together. The implementations are in `tutelage.workflows`.
 
-    name: for reports. agents: the parts by name. `described()`: all that decides its behaviour, as JSON.
+    name: for reports. `described()`: all that decides its behaviour, as JSON.
     """
 
     @property

@@ -34,6 +34,7 @@ from tutelage.study.learned import LearnedAgent, read_any_learned, read_learned,
 from tutelage.study.report import make_report, write_report
 from tutelage.study.results import ArmResult, Case, CaseAnswer, CheapResult, CurvePoint, Report, TestRow
 from tutelage.tasks import check_splits, reference_messages
+from tutelage.workflows.parts import instructions_of
 
 BASELINE = "baseline"
 
@@ -217,7 +218,8 @@ class _Running:
         """Where what an arm was told or taught holds test tasks, in words; each arm by its name."""
         study = self.study
         arms = [arm for arm in self.agents if arm in {BASELINE, *study.agents, *study.learners}]  # not the points of a curve
-        found = {arm: find_contamination(self.agents[arm], "", study.test, common=study.train) for arm in arms}
+        told = {arm: (self.agents[arm].knowledge, instructions_of(self.agents[arm])) for arm in arms}
+        found = {arm: find_contamination(*known, study.test, common=study.train) for arm, known in told.items()}
         lines = ((arm, line) for arm, overlaps in found.items() for line in contamination_lines(overlaps, shown=2))
         return [line if line.startswith("- ") else f"{quoted(arm)}: {line}" for arm, line in lines]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from json_repair import repair_json
@@ -30,6 +30,19 @@ def check_agents(pattern: str, agents: Mapping[str, Agent] | Sequence[Agent], le
     for part in parts:
         if not isinstance(part, Agent):
             raise InputError(f"the parts of {pattern} are agents, and one is a {type(part).__name__}", field=f"workflow.{pattern}")
+
+
+def instructions_of(agent: Agent) -> str:
+    """The instructions of an agent and, where it works by a pattern, those of all its parts, however deep."""
+    told = [agent.instructions] if agent.workflow is None else [instructions_of(part) for part in _agents_in(agent.workflow)]
+    return "\n".join(dict.fromkeys(text for text in told if text))
+
+
+def _agents_in(pattern: Workflow) -> Iterator[Agent]:
+    """The agents among a pattern's fields, alone or in a tuple or mapping."""
+    for value in vars(pattern).values():
+        several = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,)
+        yield from (item for item in several if isinstance(item, Agent))
 
 
 def text_task(text: str) -> Task:
