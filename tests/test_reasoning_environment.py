@@ -259,6 +259,13 @@ def test_true_partial_credit_counts_unless_it_is_switched_off(gym: Any) -> None:
     assert graded(task, f"Answer: {', '.join(words)}", partial=False).score == 1.0
 
 
+def test_the_right_answer_may_be_kept_out_of_the_words(gym: Any) -> None:
+    (task,) = reasoning_tasks(1, 0, family="chain_sum")
+    assert str(task.reference) in graded(task, "Answer: 123456789").words
+    assert str(task.reference) not in graded(task, "Answer: 123456789", show_answer=False).words
+    assert graded(task, f"Answer: {task.reference}", show_answer=False).score == 1
+
+
 def test_consolation_of_families_with_partial_credit_is_nought(gym: Any) -> None:
     (task,) = reasoning_tasks(1, 0, family="sentence_reordering")
     grade = graded(task, "Answer: something else altogether, of quite another length than that sentence has, I am sure of it")

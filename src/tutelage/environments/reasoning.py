@@ -161,11 +161,12 @@ class ReasoningEnvironment:
     """Grades one puzzle; it has no tools.
 
     partial: where a family knows true partial credit (`reasoning_verify.PARTIAL`), it counts; False: right or wrong. The package's own
-    score stands in the grade's parts as `raw`, where it was asked.
+    score stands in the grade's parts as `raw`, where it was asked. show_answer: whether the words of a wrong answer's grade name a right
+    one; a learner that tries again could then copy it.
     """
 
-    def __init__(self, partial: bool = True) -> None:
-        self.partial = partial
+    def __init__(self, partial: bool = True, show_answer: bool = True) -> None:
+        self.partial, self.show_answer = partial, show_answer
         self._task: Task | None = None
 
     def reset(self, task: Task) -> None:
@@ -184,7 +185,11 @@ class ReasoningEnvironment:
         answer = read_answer(episode.answer or "", several_lines=several)
         score, raw = max((_verify(self._task, form) for form in _forms(answer)), key=lambda pair: pair[0])
         counted = score if self.partial or score == 1 else 0.0
-        return Grade(score=counted, words=_words(counted, answer, self._task.reference), parts={} if raw is None else {"raw": raw})
+        return Grade(
+            score=counted,
+            words=_words(counted, answer, self._task.reference if self.show_answer else None),
+            parts={} if raw is None else {"raw": raw},
+        )
 
 
 def _forms(answer: str) -> list[str]:

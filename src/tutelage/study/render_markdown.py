@@ -44,7 +44,7 @@ def render_markdown(report: Report, cheap: Sequence[CheapResult] = (), cases: Se
 
 def _table(table: Table) -> Iterator[str]:
     yield _row(table.columns)
-    yield _row(["---", *["---:"] * (len(table.columns) - 1)])
+    yield _row(["---", *["---" if table.words else "---:"] * (len(table.columns) - 1)])
     for number, row in enumerate(table.rows):
         cells = [_inline(cell) for cell in row]
         yield _row([f"**{cell}**" for cell in cells] if number == table.strong else cells)
