@@ -11,7 +11,7 @@ from rich.table import Table
 
 from tutelage.errors import InputError
 from tutelage.experience.store import RunLock, Store
-from tutelage.practice import Collector, Cost, Practice
+from tutelage.practice import Cost, Practice
 from tutelage.study.config import load_study
 from tutelage.study.learned import LearnedAgent, read_any_learned, write_learned
 from tutelage.study.run import Study
@@ -75,18 +75,7 @@ def find_learned(study: Study, arm: str, seed: int) -> tuple[Path, LearnedAgent]
 async def _measure(
     study: Study, learned: LearnedAgent, store: Store, draws: int, keep: float, top: int | None
 ) -> tuple[tuple[Worth, ...], Cost]:
-    collector = Collector(
-        study.grader,
-        store=store,
-        study=study.name,
-        budget=study.budget,
-        environment=study.environment,
-        concurrency=study.concurrency,
-        progress=study.progress,
-        prices=study.prices,
-    )
-    sealed = frozenset(task.input_id for task in study.test)
-    practice = Practice(study.train, collector, seed=learned.seed, sealed=sealed, arm=f"{learned.arm}, worth")
+    practice = Practice(study.train, study.collector(store), seed=learned.seed, sealed=study.sealed, arm=f"{learned.arm}, worth")
     agent = study.agent.but(knowledge=learned.knowledge, adapter=learned.adapter)
     worths = await measure_worth(agent, practice, draws=draws, keep=keep, top=top)
     return worths, practice.cost

@@ -102,6 +102,24 @@ class Study:
         if Need.REFERENCES in learner.needs and not any(reference_messages(task) for task in self.train):
             raise InputError(f"the learner `{name}` needs reference answers, and no training task has one", field=f"learners.{name}")
 
+    def collector(self, store: Store) -> Collector:
+        """What runs and grades this study's episodes, over a store."""
+        return Collector(
+            self.grader,
+            store=store,
+            study=self.name,
+            budget=self.budget,
+            environment=self.environment,
+            concurrency=self.concurrency,
+            progress=self.progress,
+            prices=self.prices,
+        )
+
+    @property
+    def sealed(self) -> frozenset[str]:
+        """The input ids of the test split, which no practice may run."""
+        return frozenset(task.input_id for task in self.test)
+
     def fingerprint(self) -> str:
         """Hash of all that decides the comparison: what counts as one look at the test split."""
         arms = {name: agent.version for name, agent in self.agents.items()}
@@ -119,18 +137,8 @@ class _Running:
     folder: Path | None
 
     def __post_init__(self) -> None:
-        study = self.study
-        self.collector = Collector(
-            study.grader,
-            store=self.store,
-            study=study.name,
-            budget=study.budget,
-            environment=study.environment,
-            concurrency=study.concurrency,
-            progress=study.progress,
-            prices=study.prices,
-        )
-        self.sealed = frozenset(task.input_id for task in study.test)
+        self.collector = self.study.collector(self.store)
+        self.sealed = self.study.sealed
         self.kept: dict[str, dict[tuple[str, int], Experience]] = {}
         self.agents: dict[str, Agent] = {}
 
