@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from pydantic import ConfigDict, field_validator
 
+from tutelage.adapter import Adapter, as_adapter
 from tutelage.knowledge import Knowledge
 from tutelage.memory import Memory
 from tutelage.model import Model, load_model
@@ -55,6 +56,7 @@ class Agent(Record):
     model: a name (`gguf:smollm2-135m`) or a Model object. tools: Tool objects or plain typed functions. stop_on_tool: hand the first
     valid tool call over as the answer instead of asking the model to go on after it. workflow: the agent's work is done by several agents
     together (see `tutelage.workflows`, whose functions make such agents); model, instructions and tools are then those of the first part.
+    adapter: weights learned on top of the model, or the folder they lie in.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -66,13 +68,18 @@ class Agent(Record):
     sampling: Sampling = Sampling()
     limits: Limits = Limits()
     stop_on_tool: bool = False
-    adapter: str | None = None
+    adapter: Adapter | None = None
     workflow: Workflow | None = None
 
     @field_validator("tools", mode="before")
     @classmethod
     def _wrap_functions(cls, value: Any) -> tuple[Tool, ...]:
         return tuple(item if isinstance(item, Tool) else tool(item) for item in value)
+
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _read_adapter(cls, value: Any) -> Any:
+        return as_adapter(value)
 
     @cached_property
     def version(self) -> str:
@@ -92,7 +99,7 @@ class Agent(Record):
             "sampling": self.sampling.canonical(),
             "limits": self.limits.canonical(),
             "stop_on_tool": self.stop_on_tool,
-            "adapter": self.adapter,
+            "adapter": self.adapter and self.adapter.id,
         }
         return own if self.workflow is None else {**own, "workflow": self.workflow.described()}
 
@@ -108,7 +115,7 @@ class Agent(Record):
 
     def load(self) -> Model:
         """The model itself, loaded at first use."""
-        return load_model(self.model)
+        return load_model(self.model, self.adapter)
 
     def but(self, **changes: Any) -> Agent:
         """A new agent with these fields changed (validated)."""

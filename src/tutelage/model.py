@@ -7,6 +7,7 @@ from functools import cache
 from typing import Protocol, cast, runtime_checkable
 from urllib.parse import parse_qsl
 
+from tutelage.adapter import Adapter
 from tutelage.errors import InputError
 from tutelage.prices import Price
 from tutelage.records import Completion, Message, Sampling, ToolSpec
@@ -42,13 +43,27 @@ class Model(Protocol):
         ...
 
 
-def load_model(name: str | Model) -> Model:
+@runtime_checkable
+class Adaptable(Protocol):
+    """A model that can wear learned weights."""
+
+    def with_adapter(self, adapter: Adapter) -> Model:
+        """The same model with the adapter; its name says which. Raises `InputError` where the adapter belongs to another base."""
+        ...
+
+
+def load_model(name: str | Model, adapter: Adapter | None = None) -> Model:
     """The model called `kind:which?option=value&...`, loaded once per process; a Model object is returned as it is.
 
-    Kinds: `gguf` (in process), `endpoint` (any OpenAI-compatible server), `scripted` (offline double). Raises `InputError` for an
-    unknown kind or option.
+    Kinds: `gguf` (in process), `hf` (in process, with torch), `endpoint` (any OpenAI-compatible server), `scripted` (offline double).
+    adapter: learned weights to put on it. Raises `InputError` for an unknown kind or option, and for an adapter that does not fit.
     """
-    return _load(name) if isinstance(name, str) else name
+    model = _load(name) if isinstance(name, str) else name
+    if adapter is None:
+        return model
+    if not isinstance(model, Adaptable):
+        raise InputError(f"the model {model.name} cannot wear an adapter; use the gguf or hf model that it was trained on", field="adapter")
+    return model.with_adapter(adapter)
 
 
 @cache

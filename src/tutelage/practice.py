@@ -7,9 +7,11 @@ is what a learner gets: the training tasks, and a collector that refuses any oth
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -153,14 +155,30 @@ class Collector:
 
     def model_of(self, agent: Agent) -> CachedModel:
         """The agent's model, metered, behind the cache of replies."""
-        return self.model_named(agent.model_name, agent.load)
+        worn = f"+{agent.adapter.id}" if agent.adapter else ""
+        return self.model_named(agent.model_name, agent.load, worn=worn)
 
-    def model_named(self, name: str, load: Callable[[], Model]) -> CachedModel:
-        """A model, metered, behind the cache of replies; `load` gives it at first use."""
-        if name not in self._models:
+    def model_named(self, name: str, load: Callable[[], Model], *, worn: str = "") -> CachedModel:
+        """A model, metered, behind the cache of replies; `load` gives it at first use. worn: which adapter it wears."""
+        key = name + worn
+        if key not in self._models:
             price = self.prices.get(name) or self.prices.get(name.partition(":")[2])
-            self._models[name] = CachedModel(MeteredModel(load(), self.meter, price), self.store, study=self.study)
-        return self._models[name]
+            self._models[key] = CachedModel(MeteredModel(load(), self.meter, price), self.store, study=self.study)
+        return self._models[key]
+
+    def apart(self, grader: Grader, environment: EnvironmentFactory | None) -> Collector:
+        """A collector with another grader and environment over the same store, models, budget and progress."""
+        other = Collector(
+            grader,
+            store=self.store,
+            study=self.study,
+            environment=environment,
+            concurrency=self.concurrency,
+            progress=self.progress,
+            prices=self.prices,
+        )
+        other.meter, other._models = self.meter, self._models
+        return other
 
     async def run(self, agent: Agent, jobs: Sequence[Job], *, arm: str = "", memory: Memory | None = None) -> list[Experience]:
         """The experiences of all jobs in their order; what the store has is taken from there.
@@ -249,6 +267,15 @@ async def _together(workers: list[Any]) -> None:
         raise first from None
 
 
+@dataclass
+class _Tally:
+    """What learning has cost and noted: one for a practice and those set apart from it."""
+
+    cost: Cost = Cost()
+    facts: dict[str, JsonValue] = field(default_factory=dict)
+    counted: set[_Key] = field(default_factory=set)
+
+
 class Practice:
     """What a learner practises with: the training tasks, the grader, the seed, `collect` (episodes) and `ask` (a model's reply).
 
@@ -257,18 +284,60 @@ class Practice:
     It holds no test task. `sealed` are the input ids of the test split: a task with one of them is refused wherever it comes from.
     """
 
-    def __init__(self, tasks: Iterable[Task], collector: Collector, *, seed: int = 0, sealed: frozenset[str] = frozenset(), arm: str = ""):
+    def __init__(
+        self,
+        tasks: Iterable[Task],
+        collector: Collector,
+        *,
+        seed: int = 0,
+        sealed: frozenset[str] = frozenset(),
+        arm: str = "",
+        folder: Path | None = None,
+    ) -> None:
         self.tasks, self.seed, self.arm = tuple(tasks), seed, arm
+        self._folder = folder
         self._collector, self._sealed = collector, sealed
-        self.cost = Cost()
-        self.facts: dict[str, JsonValue] = {}
-        self._counted: set[tuple[str, str, int, int]] = set()
+        self._shared = _Tally()
         self._refuse_sealed(self.tasks)
+
+    @property
+    def cost(self) -> Cost:
+        """What learning has cost so far."""
+        return self._shared.cost
+
+    @property
+    def facts(self) -> dict[str, JsonValue]:
+        """What the learner noted for the report."""
+        return self._shared.facts
+
+    @facts.setter
+    def facts(self, facts: dict[str, JsonValue]) -> None:
+        self._shared.facts = facts
 
     @property
     def grader(self) -> Grader:
         """The grader of the study."""
         return self._collector.grader
+
+    @property
+    def folder(self) -> Path:
+        """Where learned weights and checkpoints go: beside the study's results, or a folder of its own that the system may clear."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="tutelage-"))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder
+
+    def apart(self, grader: Grader, *, tasks: Iterable[Task] | None = None, environment: EnvironmentFactory | None = None) -> Practice:
+        """A practice with another grader, and perhaps other tasks, in no environment unless one is given.
+
+        The store, the budget, the folder, the sealed tasks, the cost and the facts stay shared.
+        """
+        collector = self._collector.apart(grader, environment)
+        other = Practice(
+            self.tasks if tasks is None else tasks, collector, seed=self.seed, sealed=self._sealed, arm=self.arm, folder=self.folder
+        )
+        other._shared = self._shared
+        return other
 
     async def collect(
         self, agent: Agent, tasks: Sequence[Task] | None = None, attempts: int = 1, *, first_attempt: int = 0, memory: Memory | None = None
@@ -305,8 +374,11 @@ class Practice:
         if sampling.temperature > 0 and sampling.seed is None:
             sampling = sampling.model_copy(update={"seed": self.seed})
         completion = await self._model(model).complete(messages, sampling=sampling)
-        self.cost = self.cost.plus(Cost.of(completion.usage, completion.cost_usd))
+        self._spend(Cost.of(completion.usage, completion.cost_usd))
         return completion
+
+    def _spend(self, cost: Cost) -> None:
+        self._shared.cost = self._shared.cost.plus(cost)
 
     def _model(self, model: str | Model | Agent) -> CachedModel:
         if isinstance(model, Agent):
@@ -326,9 +398,9 @@ class Practice:
         """Each episode costs once, however often it is asked for."""
         episode = experience.episode
         key = (episode.agent_version, episode.task_id, episode.seed, episode.attempt)
-        if key not in self._counted:
-            self._counted.add(key)
-            self.cost = self.cost.plus(Cost.of(episode.usage, episode.cost_usd))
+        if key not in self._shared.counted:
+            self._shared.counted.add(key)
+            self._spend(Cost.of(episode.usage, episode.cost_usd))
 
     def _refuse_sealed(self, tasks: Sequence[Task]) -> None:
         for task in tasks:

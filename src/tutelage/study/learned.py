@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field, JsonValue, ValidationError
 
+from tutelage.adapter import Adapter
 from tutelage.experience.store import to_json
 from tutelage.files import write_atomically
 from tutelage.knowledge import Knowledge
@@ -28,7 +29,7 @@ class LearnedAgent(Record):
     seed: int
     cost: Cost
     knowledge: Knowledge
-    adapter: str | None = None
+    adapter: Adapter | None = None
     agent: dict[str, Any] = Field(default_factory=dict)
     facts: dict[str, JsonValue] = Field(default_factory=dict)
 

@@ -202,10 +202,10 @@ class _Running:
         """Learn, or take what an earlier run learned from the very same things."""
         base = self.study.agent
         fingerprint = content_id([base.version, learner.described(), [task.id for task in train], seed, self.study.grader.name])
-        path = self.folder and self.folder / "agents" / f"{_file_name(arm)}{f'-seed{seed}' if len(self.study.seeds) > 1 else ''}.json"
+        path = self.folder and self.folder / "agents" / f"{self._name_of(arm, seed)}.json"
         if path and (earlier := read_learned(path, fingerprint)):
             return base.but(knowledge=earlier.knowledge, adapter=earlier.adapter), earlier
-        practice = Practice(train, self.collector, seed=seed, sealed=self.sealed, arm=arm)
+        practice = Practice(train, self.collector, seed=seed, sealed=self.sealed, arm=arm, folder=self._workplace(arm, seed))
         begun = monotonic()
         agent = await learner.learn(_with_peoples_part(base, path), practice)
         learned = LearnedAgent(
@@ -221,6 +221,13 @@ class _Running:
         if path:
             write_learned(path, learned)
         return agent, learned
+
+    def _name_of(self, arm: str, seed: int) -> str:
+        return f"{_file_name(arm)}{f'-seed{seed}' if len(self.study.seeds) > 1 else ''}"
+
+    def _workplace(self, arm: str, seed: int) -> Path | None:
+        """Where an arm may keep checkpoints and learned weights."""
+        return self.folder and self.folder / "training" / self._name_of(arm, seed)
 
     def _contamination(self) -> list[str]:
         """Where what an arm was told or taught holds test tasks, in words; each arm by its name."""

@@ -1,0 +1,55 @@
+"""Settings of training, under the names that transformers, TRL and peft give them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from tutelage.errors import InputError
+from tutelage.records import Record
+from tutelage.suggest import unknown
+
+Kind = TypeVar("Kind", bound=Record)
+
+
+class Lora(Record):
+    """Low-rank adapters (Hu et al. 2021), as peft's `LoraConfig` has them. target_modules: `all-linear`, or names of layers."""
+
+    r: int = Field(16, gt=0)
+    lora_alpha: float = Field(32, gt=0)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+
+class TrainSettings(Record):
+    """What every way of training with weights has in common.
+
+    lora None: all weights are trained. gradient_accumulation_steps: micro-batches a step. dtype: `auto` is float32 on a CPU (bfloat16
+    is unusably slow on most) and bfloat16 on a GPU that has it. max_length: in tokens; a longer row is refused unless `truncate` is true.
+    """
+
+    learning_rate: float = Field(2e-4, gt=0)
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    per_device_train_batch_size: int = Field(8, gt=0)
+    gradient_accumulation_steps: int = Field(1, gt=0)
+    gradient_checkpointing: bool = False
+    max_length: int = Field(1024, gt=0)
+    truncate: bool = False
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    lora: Lora | None = Lora()
+
+
+def read_settings(kind: type[Kind], given: dict[str, Any], what: str) -> Kind:
+    """The settings of a learner from what a user wrote. Raises `InputError` naming the setting, and the ones that are like it."""
+    for name in given:
+        if name not in kind.model_fields:
+            raise InputError(unknown(f"a setting of {what}", name, kind.model_fields), field=name)
+    try:
+        return kind.model_validate(given)
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        raise InputError(f"{first['msg']}, and here is {first['input']!r}", field=".".join(map(str, first["loc"]))) from None
