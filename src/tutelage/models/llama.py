@@ -22,7 +22,6 @@ from typing import Any
 from tutelage.errors import InputError, MissingExtra, ModelFailed
 from tutelage.records import Usage
 
-GGUF_MAGIC = b"GGUF"
 _SAMPLERS = ["temperature", "top_p", "min_p"]  # in this order: the cuts see the distribution that temperature made
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # small models loop in free whitespace
 
@@ -110,12 +109,6 @@ def check_installed() -> None:
     """Raises `MissingExtra` where the library is absent."""
     if importlib.util.find_spec("xllamacpp") is None:
         raise MissingExtra("xllamacpp", "pip install 'tutelage[local]'", why="a gguf model")
-
-
-def is_gguf(path: Path) -> bool:
-    """Whether the file begins as GGUF files do."""
-    with path.open("rb") as file:
-        return file.read(len(GGUF_MAGIC)) == GGUF_MAGIC
 
 
 def _generated(chunks: list[dict[str, Any]]) -> Generated:
