@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tutelage import gguf_file
 from tutelage.errors import InputError, MissingExtra, ModelFailed
 from tutelage.model import Model
-from tutelage.models import gguf
 from tutelage.models.gguf import GGUF
+from tutelage.models.llama import place_logprobs
 from tutelage.records import Completion, ImagePart, Message, Sampling, ToolCall, ToolSpec
 
 NAME = "smollm2-135m"
@@ -158,6 +159,52 @@ async def test_the_trace_is_what_was_sampled(model: GGUF):
     engine = model.load()
     assert list(trace.completion_ids[:-1]) == engine.ids(completion.message.text)  # and the end token
     assert trace.prompt_ids == tuple(engine.prompt_ids([{"role": "user", "content": ASK[0].text}]))
+
+
+@pytest_model
+async def test_characters_of_several_tokens_have_all_their_tokens(model: GGUF):
+    """The bytes of these are tokens of their own, of which llama.cpp reports the last of a character."""
+    completion = await ask(model, json_schema={"const": "a \N{CAT FACE}"}, max_tokens=40, logprobs=True)
+    trace = completion.tokens
+    assert trace is not None
+    assert completion.message.text == '"a \N{CAT FACE}"'
+    assert len(trace.completion_ids) == len(trace.logprobs) == completion.usage.tokens_out > 6
+    assert all(-60 < logprob <= 0 for logprob in trace.logprobs)
+    stopped = (await ask(model, stop=("of France",), logprobs=True)).tokens  # the stop word's tokens are left out, too
+    assert stopped is not None
+    whole = (await ask(model, logprobs=True)).tokens
+    assert whole is not None
+    assert stopped.logprobs == pytest.approx(whole.logprobs[:4], abs=0.05)
+
+
+@pytest_model
+async def test_a_logprob_that_is_asked_for_is_the_one_that_is_reported(model: GGUF):
+    completion = await ask(model, logprobs=True)
+    trace = completion.tokens
+    assert trace is not None
+    engine = model.load()
+    for place, token in enumerate(trace.completion_ids):
+        context = [*trace.prompt_ids, *trace.completion_ids[:place]]
+        assert engine._logprob(context, token, lambda: False) == pytest.approx(trace.logprobs[place], abs=0.05)
+    unlikely = engine.ids("zebra")[0]  # beyond the first look, so the whole vocabulary is asked for
+    assert engine._logprob(list(trace.prompt_ids), unlikely, lambda: False) < -5
+
+
+@pytest.mark.parametrize(
+    ("ids", "said", "placed"),
+    [
+        ([7, 8, 9], [(7, -1), (8, -2), (9, -3)], [-1, -2, -3]),
+        ([7, 1, 2, 9], [(7, -1), (2, -2), (9, -3)], [-1, None, -2, -3]),  # 1 is the first half of a character
+        ([7, 1, 2], [(7, -1)], [-1, None, None]),  # cut inside a character, or a stop word
+        ([5, 5, 6], [(5, -1), (6, -2)], [None, None, -2]),  # the first or the second 5: not certain
+        ([5, 5], [(5, -1)], [None, None]),
+        ([5, 6, 5, 6], [(6, -1), (5, -2), (6, -3)], [None, -1, -2, -3]),
+        ([1, 2], [], [None, None]),
+        ([], [], []),
+    ],
+)
+def test_a_logprob_goes_to_its_token_or_nowhere(ids, said, placed):
+    assert place_logprobs(ids, said) == placed
 
 
 @pytest_model

@@ -493,7 +493,7 @@ def test_a_second_migration_is_applied_once_and_keeps_the_rows(tmp_path: Path, m
             assert store.find("s", "v1", "t1") == experience()
     assert applied == [1]
     with sqlite3.connect(path) as raw:
-        assert raw.execute("SELECT version FROM schema_version ORDER BY version").fetchall() == [(1,), (2,)]
+        assert raw.execute("SELECT version FROM schema_version ORDER BY version").fetchall() == [(1,), (2,), (3,)]
 
 
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -508,7 +508,7 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(StoreError, match="nowhere"):
         Store(path)
     with sqlite3.connect(path) as raw:
-        assert raw.execute("SELECT max(version) FROM schema_version").fetchone() == (1,)
+        assert raw.execute("SELECT max(version) FROM schema_version").fetchone() == (2,)
         assert raw.execute("SELECT count(*) FROM sqlite_master WHERE name = 'notes'").fetchone() == (0,)
 
 
@@ -520,7 +520,7 @@ def test_a_store_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     Store(path).close()
     with sqlite3.connect(path) as raw:
         raw.execute("INSERT INTO schema_version VALUES (99, 'later')")
-    with pytest.raises(StoreError, match=r"x\.sqlite was written by a newer version of tutelage \(schema 99; this one knows 1\)"):
+    with pytest.raises(StoreError, match=r"x\.sqlite was written by a newer version of tutelage \(schema 99; this one knows 2\)"):
         Store(path)
 
 

@@ -86,7 +86,7 @@ Store(sys.argv[1]).add(experience(sys.argv[2]), study="s")
         finish(opener)
     assert sorted(check_whole(tmp_path / "x.sqlite")) == [str(n) for n in range(4)]
     with sqlite3.connect(tmp_path / "x.sqlite") as raw:
-        assert raw.execute("SELECT version FROM schema_version").fetchall() == [(1,)]
+        assert raw.execute("SELECT version FROM schema_version").fetchall() == [(1,), (2,)]
 
 
 @pytest.mark.parametrize("after", [1, 1500])

@@ -15,6 +15,13 @@ from tutelage.tool import tool as tool  # loaded at once: importing the module l
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tutelage.adapter import Adapter as Adapter
+    from tutelage.adapter import read_adapter as read_adapter
+    from tutelage.advice import Advice as Advice
+    from tutelage.advice import Advisor as Advisor
+    from tutelage.advice import ModelAdvisor as ModelAdvisor
+    from tutelage.advice import Question as Question
+    from tutelage.advice import ReferenceAdvisor as ReferenceAdvisor
     from tutelage.agent import Agent as Agent
     from tutelage.agent import Limits as Limits
     from tutelage.environment import Environment as Environment
@@ -41,8 +48,17 @@ if TYPE_CHECKING:
     from tutelage.experience.store import Store as Store
     from tutelage.grader import FunctionGrader as FunctionGrader
     from tutelage.grader import Grader as Grader
+    from tutelage.graders.calibrated_judge import CalibratedJudge as CalibratedJudge
+    from tutelage.graders.calibrated_judge import calibrate as calibrate
+    from tutelage.graders.calibrated_judge import load_calibrated as load_calibrated
+    from tutelage.graders.cascade import Cascade as Cascade
+    from tutelage.graders.cascade import calibrate_cascade as calibrate_cascade
+    from tutelage.graders.cascade import load_cascade as load_cascade
     from tutelage.graders.code import HiddenTests as HiddenTests
     from tutelage.graders.combine import Weighted as Weighted
+    from tutelage.graders.guarantee import calibrate_threshold as calibrate_threshold
+    from tutelage.graders.judge import Judge as Judge
+    from tutelage.graders.judge_pairwise import PairwiseJudge as PairwiseJudge
     from tutelage.graders.load import grade_episode as grade_episode
     from tutelage.graders.rules import Contains as Contains
     from tutelage.graders.rules import Exact as Exact
@@ -52,6 +68,10 @@ if TYPE_CHECKING:
     from tutelage.graders.rules import Regex as Regex
     from tutelage.graders.rules import TokenF1 as TokenF1
     from tutelage.graders.toolcall import ToolCallMatch as ToolCallMatch
+    from tutelage.inbox import Inbox as Inbox
+    from tutelage.inbox import Person as Person
+    from tutelage.inbox import PersonGrader as PersonGrader
+    from tutelage.inbox import Terms as Terms
     from tutelage.knowledge import Exemplar as Exemplar
     from tutelage.knowledge import Insight as Insight
     from tutelage.knowledge import Knowledge as Knowledge
@@ -62,16 +82,21 @@ if TYPE_CHECKING:
     from tutelage.learner import Need as Need
     from tutelage.learners.curate import Curate as Curate
     from tutelage.learners.curriculum import Curriculum as Curriculum
+    from tutelage.learners.dpo import DPO as DPO
     from tutelage.learners.exemplars import Exemplars as Exemplars
     from tutelage.learners.exemplars import success_exemplar as success_exemplar
     from tutelage.learners.expel import ExpeL as ExpeL
     from tutelage.learners.expel_transfer import Transfer as Transfer
     from tutelage.learners.reflexion import Reflexion as Reflexion
+    from tutelage.learners.rewards import GradedToolCall as GradedToolCall
+    from tutelage.learners.rlvr import RLVR as RLVR
+    from tutelage.learners.sft import SFT as SFT
     from tutelage.learners.stream import Stream as Stream
     from tutelage.memory import Memory as Memory
     from tutelage.model import Model as Model
     from tutelage.models.endpoint import Endpoint as Endpoint
     from tutelage.models.gguf import GGUF as GGUF
+    from tutelage.models.huggingface import HuggingFace as HuggingFace
     from tutelage.models.scripted import Scripted as Scripted
     from tutelage.practice import Budget as Budget
     from tutelage.practice import Collector as Collector
@@ -107,9 +132,17 @@ if TYPE_CHECKING:
     from tutelage.worth import measure_worth as measure_worth
 
 __all__ = [  # the same names as registry.PUBLIC (tested)
+    "DPO",
     "GGUF",
+    "RLVR",
+    "SFT",
+    "Adapter",
+    "Advice",
+    "Advisor",
     "Agent",
     "Budget",
+    "CalibratedJudge",
+    "Cascade",
     "CodeEnvironment",
     "Collector",
     "Completion",
@@ -126,28 +159,38 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "Experience",
     "FunctionGrader",
     "Grade",
+    "GradedToolCall",
     "Grader",
     "GymTextEnvironment",
     "HiddenTests",
+    "HuggingFace",
+    "Inbox",
     "InputError",
     "Insight",
     "JsonFields",
+    "Judge",
     "Knowledge",
     "Learner",
     "Limits",
     "Memory",
     "Message",
     "Model",
+    "ModelAdvisor",
     "ModelFailed",
     "ModelUnavailable",
     "Need",
     "Normalised",
     "Numeric",
+    "PairwiseJudge",
+    "Person",
+    "PersonGrader",
     "Practice",
     "Price",
     "ProductQAEnvironment",
+    "Question",
     "ReasoningEnvironment",
     "Recall",
+    "ReferenceAdvisor",
     "Reflection",
     "Reflexion",
     "Regex",
@@ -163,6 +206,7 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "Stream",
     "Study",
     "Task",
+    "Terms",
     "TextGameEnvironment",
     "TokenF1",
     "Tool",
@@ -172,17 +216,23 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "Transfer",
     "Weighted",
     "__version__",
+    "calibrate",
+    "calibrate_cascade",
+    "calibrate_threshold",
     "chain",
     "check_environment",
     "code_tasks",
     "editor_tools",
     "files_tools",
     "grade_episode",
+    "load_calibrated",
+    "load_cascade",
     "load_study",
     "measure_worth",
     "orchestrate",
     "productqa_tasks",
     "python_tool",
+    "read_adapter",
     "read_tasks",
     "reasoning_tasks",
     "refine",

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tutelage.commands.adapter_cli import adapter_app
+from tutelage.commands.data_cli import data_app
 from tutelage.commands.environment_cli import environment_app
+from tutelage.commands.inbox_cli import inbox_app
 from tutelage.commands.knowledge_cli import knowledge_app
+from tutelage.commands.label_cli import label
 from tutelage.errors import BudgetExceeded, InputError, TutelageError
 
 if TYPE_CHECKING:
@@ -27,6 +31,9 @@ app = typer.Typer(
 
 app.add_typer(knowledge_app, name="knowledge")
 app.add_typer(environment_app, name="env")
+app.add_typer(data_app, name="data")
+app.add_typer(adapter_app, name="adapter")
+app.add_typer(inbox_app, name="inbox")
 
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file. `tutelage schema` describes its keys.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/helpdesk.")]
@@ -132,6 +139,9 @@ def schema() -> None:
     from tutelage.study.sections import StudyFile
 
     typer.echo(json.dumps(StudyFile.model_json_schema(), indent=2))
+
+
+app.command()(label)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 TutelageError
 ├── InputError              what the user gave is wrong: names the file, the line, the field and the way out (exit code 2)
+│   ├── RowError            a row to learn from does not survive the chat template (in tutelage.training.chat_template)
 │   ├── SealedError         the test split would leak: it overlaps with training, or a learner reached for it
 │   └── MissingExtra        an optional package is absent: names the command that installs it
 ├── ModelError              the model gave no usable reply

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from time import monotonic
 from typing import Any, Protocol, runtime_checkable
 
 from tutelage.agent import Agent
-from tutelage.practice import Practice
+from tutelage.practice import Cost, Learned, Practice
 
 
 class Need(StrEnum):
@@ -51,3 +52,18 @@ class Learner(Protocol):
     async def learn(self, agent: Agent, practice: Practice) -> Agent:
         """A better agent, from what practice gives."""
         ...
+
+
+async def learn_once(learner: Learner, agent: Agent, practice: Practice) -> Agent:
+    """What another arm has learned from the very same things is taken over, at what it cost there: `sft, then rlvr` beside `sft`."""
+    if practice.shelf is None:
+        return await learner.learn(agent, practice)
+    fingerprint = practice.fingerprint(agent, learner.described())
+    if found := practice.shelf.find(fingerprint, agent):
+        practice.spend(found.cost)
+        practice.note(**found.facts)
+        return found.agent
+    before, begun = practice.cost, monotonic()
+    learned = await learner.learn(agent, practice)
+    cost = practice.cost.minus(before).plus(Cost(seconds=monotonic() - begun))
+    return practice.shelf.keep(fingerprint, Learned(learned, cost, practice.facts), agent)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import JsonValue
 
@@ -24,12 +24,13 @@ from tutelage.errors import BudgetExceeded, ModelUnavailable, SealedError
 from tutelage.experience.cache import CachedModel
 from tutelage.experience.store import Store
 from tutelage.grader import Grader
+from tutelage.graders.judge_models import bind_grader
 from tutelage.graders.load import grade_episode
 from tutelage.memory import Memory
 from tutelage.model import Model, load_model
 from tutelage.prices import Price, cost_of
 from tutelage.progress import Progress, Silent, Stage
-from tutelage.records import Completion, Experience, Message, Record, Sampling, StopReason, Task, ToolSpec, Usage
+from tutelage.records import Completion, Experience, Message, Record, Sampling, StopReason, Task, ToolSpec, Usage, content_id
 
 FAILURES_IN_A_ROW = 10
 """So many episodes in a row that end with a failed model call stop the run: the model is down, whatever it says."""
@@ -66,6 +67,16 @@ class Cost(Record):
             tokens_out=self.tokens_out + other.tokens_out,
             usd=None if self.usd is None or other.usd is None else self.usd + other.usd,
             seconds=self.seconds + other.seconds,
+        )
+
+    def minus(self, other: Cost) -> Cost:
+        """What came on top of `other`, which is a part of it."""
+        return Cost(
+            calls=self.calls - other.calls,
+            tokens_in=self.tokens_in - other.tokens_in,
+            tokens_out=self.tokens_out - other.tokens_out,
+            usd=None if self.usd is None or other.usd is None else self.usd - other.usd,
+            seconds=self.seconds - other.seconds,
         )
 
 
@@ -145,18 +156,26 @@ class Collector:
         progress: Progress | None = None,
         prices: Mapping[str, Price] | None = None,
     ) -> None:
-        self.grader, self.study, self.environment, self.concurrency = grader, study, environment, concurrency
+        self.study, self.environment, self.concurrency = study, environment, concurrency
         self.store = store if store is not None else Store(":memory:")
         self.progress = progress or Silent()
         self.meter = Meter(budget, Cost.of(*self.store.spent(study)))
         self.prices = prices or {}
         self._models: dict[str, CachedModel] = {}
+        self.grader = bind_grader(grader, self.model_for)
         self._failures_in_a_row = 0
 
     def model_of(self, agent: Agent) -> CachedModel:
         """The agent's model, metered, behind the cache of replies."""
-        worn = f"+{agent.adapter.id}" if agent.adapter else ""
-        return self.model_named(agent.model_name, agent.load, worn=worn)
+        return self.model_named(agent.model_name, agent.load, worn=_worn(agent))
+
+    def model_for(self, model: str | Model) -> CachedModel:
+        """A model by its name, or the model itself, metered, behind the cache of replies: what judges ask."""
+        return self.model_named(model if isinstance(model, str) else model.name, lambda: load_model(model))
+
+    def forget(self, agent: Agent) -> None:
+        """Let the agent's model go."""
+        self._models.pop(agent.model_name + _worn(agent), None)
 
     def model_named(self, name: str, load: Callable[[], Model], *, worn: str = "") -> CachedModel:
         """A model, metered, behind the cache of replies; `load` gives it at first use. worn: which adapter it wears."""
@@ -254,6 +273,10 @@ class Collector:
             raise ModelUnavailable(f"{FAILURES_IN_A_ROW} episodes in a row ended with a failed model call; the last said: {error}")
 
 
+def _worn(agent: Agent) -> str:
+    return f"+{agent.adapter.id}" if agent.adapter else ""
+
+
 async def _together(workers: list[Any]) -> None:
     """Run all; the first failure cancels the others and is raised as itself, not as a group."""
     try:
@@ -265,6 +288,27 @@ async def _together(workers: list[Any]) -> None:
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
         raise first from None
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What one learner made of an agent, and what that cost, seconds included."""
+
+    agent: Agent
+    cost: Cost
+    facts: dict[str, JsonValue] = field(default_factory=dict)
+
+
+class Shelf(Protocol):
+    """Keeps what learners have learned, so that arms which begin alike learn their beginning once."""
+
+    def find(self, fingerprint: str, agent: Agent) -> Learned | None:
+        """What was learned from the very same things, put on the agent that learning began with."""
+        ...
+
+    def keep(self, fingerprint: str, learned: Learned, begun_with: Agent) -> Agent:
+        """Keep it; the agent to go on with."""
+        ...
 
 
 @dataclass
@@ -293,8 +337,9 @@ class Practice:
         sealed: frozenset[str] = frozenset(),
         arm: str = "",
         folder: Path | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
-        self.tasks, self.seed, self.arm = tuple(tasks), seed, arm
+        self.tasks, self.seed, self.arm, self.shelf = tuple(tasks), seed, arm, shelf
         self._folder = folder
         self._collector, self._sealed = collector, sealed
         self._shared = _Tally()
@@ -318,6 +363,15 @@ class Practice:
     def grader(self) -> Grader:
         """The grader of the study."""
         return self._collector.grader
+
+    def fingerprint(self, agent: Agent, described: Mapping[str, Any]) -> str:
+        """Hash of everything that a learner, so described, depends on when it begins with this agent."""
+        return content_id([agent.version, described, [task.id for task in self.tasks], self.seed, self.grader.name])
+
+    @property
+    def environment(self) -> EnvironmentFactory | None:
+        """What makes the world of each episode."""
+        return self._collector.environment
 
     @property
     def folder(self) -> Path:
@@ -374,21 +428,23 @@ class Practice:
         if sampling.temperature > 0 and sampling.seed is None:
             sampling = sampling.model_copy(update={"seed": self.seed})
         completion = await self._model(model).complete(messages, sampling=sampling)
-        self._spend(Cost.of(completion.usage, completion.cost_usd))
+        self.spend(Cost.of(completion.usage, completion.cost_usd))
         return completion
 
-    def _spend(self, cost: Cost) -> None:
+    def spend(self, cost: Cost) -> None:
+        """Add to what learning has cost: work done outside of episodes and of `ask`."""
         self._shared.cost = self._shared.cost.plus(cost)
 
     def _model(self, model: str | Model | Agent) -> CachedModel:
-        if isinstance(model, Agent):
-            return self._collector.model_of(model)
-        name = model if isinstance(model, str) else model.name
-        return self._collector.model_named(name, lambda: load_model(model))
+        return self._collector.model_of(model) if isinstance(model, Agent) else self._collector.model_for(model)
 
     def stage(self, label: str, total: int) -> Stage:
         """Show the progress of `total` pieces of a learner's own work; a context manager whose `advance()` counts one."""
         return self._collector.progress.stage(f"{self.arm} ({label})".strip(), total)
+
+    def forget(self, agent: Agent) -> None:
+        """Let the agent's model go: training makes an adapter a step, and each would stay in memory."""
+        self._collector.forget(agent)
 
     def note(self, **facts: JsonValue) -> None:
         """Facts about this learning that the report should state (`solved_by_attempt=[10, 14]`)."""
@@ -400,7 +456,7 @@ class Practice:
         key = (episode.agent_version, episode.task_id, episode.seed, episode.attempt)
         if key not in self._shared.counted:
             self._shared.counted.add(key)
-            self._spend(Cost.of(episode.usage, episode.cost_usd))
+            self.spend(Cost.of(episode.usage, episode.cost_usd))
 
     def _refuse_sealed(self, tasks: Sequence[Task]) -> None:
         for task in tasks:

@@ -13,7 +13,7 @@ from tutelage.errors import InputError
 from tutelage.experience.store import RunLock, Store
 from tutelage.practice import Cost, Practice
 from tutelage.study.config import load_study
-from tutelage.study.learned import LearnedAgent, read_any_learned, write_learned
+from tutelage.study.learned import LearnedAgent, read_any_learned, wearing, write_learned
 from tutelage.study.run import Study
 from tutelage.worth import DRAWS, TOP, Worth, check_design, episodes_needed, measure_worth, with_worth
 
@@ -76,7 +76,7 @@ async def _measure(
     study: Study, learned: LearnedAgent, store: Store, draws: int, keep: float, top: int | None
 ) -> tuple[tuple[Worth, ...], Cost]:
     practice = Practice(study.train, study.collector(store), seed=learned.seed, sealed=study.sealed, arm=f"{learned.arm}, worth")
-    agent = study.agent.but(knowledge=learned.knowledge, adapter=learned.adapter)
+    agent = wearing(study.agent, learned)
     worths = await measure_worth(agent, practice, draws=draws, keep=keep, top=top)
     return worths, practice.cost
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, NullPool, Row, Select, create_engine, make_url
+from sqlalchemy import URL, Connection, Engine, Executable, NullPool, Row, Select, create_engine, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.sql.expression import Insert
@@ -102,6 +102,11 @@ class Database:
         """Run one statement within `writing` or `reading`, and give its rows."""
         self._cursor.execute(prepared.sql, prepared.bind(values))
         return self._cursor.fetchall() if self._cursor.description else []
+
+    def execute(self, statement: Executable) -> Sequence[Row[Any]]:
+        """Run any statement within `writing`, and give its rows."""
+        result = self.connection.execute(statement)
+        return result.all() if result.returns_rows else []
 
     def read(self, prepared: Prepared, values: Mapping[str, Any]) -> Any:
         """The rows of one prepared select."""

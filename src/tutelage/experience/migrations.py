@@ -65,7 +65,50 @@ def create_tables(connection: Connection) -> None:
                 connection.exec_driver_sql(trigger.format(table=table))
 
 
-MIGRATIONS: tuple[Migration, ...] = (create_tables,)
+_TABLES_2 = """
+CREATE TABLE inbox_questions (
+    number {row_id}, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, task_id TEXT NOT NULL, addressee TEXT NOT NULL, body TEXT NOT NULL,
+    created_at TEXT NOT NULL, price DOUBLE PRECISION NOT NULL, price_usd DOUBLE PRECISION NOT NULL, seconds DOUBLE PRECISION,
+    fallback TEXT NOT NULL, deadline_at TEXT, state TEXT NOT NULL, lease TEXT NOT NULL, leased_by TEXT NOT NULL, leased_until TEXT,
+    closed_by TEXT NOT NULL, closed_why TEXT NOT NULL);
+CREATE INDEX inbox_questions_by_state ON inbox_questions (state, number);
+CREATE TABLE inbox_answers (
+    id {row_id}, question_id TEXT NOT NULL UNIQUE REFERENCES inbox_questions (id), answer TEXT NOT NULL, note TEXT NOT NULL,
+    who TEXT NOT NULL, late BOOLEAN NOT NULL, created_at TEXT NOT NULL);
+CREATE TABLE inbox_charges (
+    question_id TEXT PRIMARY KEY REFERENCES inbox_questions (id), price DOUBLE PRECISION NOT NULL, price_usd DOUBLE PRECISION NOT NULL,
+    created_at TEXT NOT NULL)
+"""
+
+_ASKED_ONCE_2 = (
+    """CREATE TRIGGER inbox_questions_lasting BEFORE UPDATE OF number, id, kind, task_id, addressee, body, created_at ON inbox_questions
+       BEGIN SELECT RAISE(ABORT, 'what was asked does not change'); END""",
+    """CREATE TRIGGER inbox_questions_no_delete BEFORE DELETE ON inbox_questions
+       BEGIN SELECT RAISE(ABORT, 'what was asked is kept'); END""",
+)
+_ANSWERED_ONCE_2 = (
+    """CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table}
+       BEGIN SELECT RAISE(ABORT, '{table} are append-only'); END""",
+    """CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}
+       BEGIN SELECT RAISE(ABORT, '{table} are append-only'); END""",
+    """CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table}
+       WHEN EXISTS (SELECT 1 FROM {table} WHERE question_id = NEW.question_id)
+       BEGIN SELECT RAISE(ABORT, '{table} are append-only'); END""",
+)
+
+
+def create_inbox(connection: Connection) -> None:
+    """2: questions to people, their answers and what was charged. SQLite refuses to change or delete what was asked, answered, charged."""
+    kind = connection.dialect.name
+    for statement in _TABLES_2.format(row_id=_ROW_ID[kind]).split(";"):
+        connection.exec_driver_sql(statement)
+    if kind == "sqlite":
+        answered = [trigger.format(table=table) for table in ("inbox_answers", "inbox_charges") for trigger in _ANSWERED_ONCE_2]
+        for trigger in (*_ASKED_ONCE_2, *answered):
+            connection.exec_driver_sql(trigger)
+
+
+MIGRATIONS: tuple[Migration, ...] = (create_tables, create_inbox)
 
 
 def migrate(connection: Connection) -> None:

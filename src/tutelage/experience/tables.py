@@ -85,6 +85,51 @@ looks = Table(
     Column("created_at", Text, nullable=False),
 )
 
+inbox_questions = Table(
+    "inbox_questions",
+    metadata,
+    Column("number", BigInteger, primary_key=True),  # ascends in the order of asking
+    Column("id", Text, nullable=False),  # of the content; unique
+    Column("kind", Text, nullable=False),
+    Column("task_id", Text, nullable=False),
+    Column("addressee", Text, nullable=False),  # the expert who is asked by name; empty: whoever is there
+    Column("body", Text, nullable=False),  # JSON of the Question
+    Column("created_at", Text, nullable=False),
+    # From here on it changes: the terms when it is asked again, the rest with what becomes of it.
+    Column("price", Float, nullable=False),
+    Column("price_usd", Float, nullable=False),
+    Column("seconds", Float),
+    Column("fallback", Text, nullable=False),
+    Column("deadline_at", Text),
+    Column("state", Text, nullable=False),
+    Column("lease", Text, nullable=False),  # of the session that has it in hand; empty: nobody has
+    Column("leased_by", Text, nullable=False),
+    Column("leased_until", Text),
+    Column("closed_by", Text, nullable=False),
+    Column("closed_why", Text, nullable=False),
+)
+
+inbox_answers = Table(
+    "inbox_answers",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("question_id", Text, nullable=False),  # unique: nothing is answered twice
+    Column("answer", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("late", Boolean, nullable=False),  # the agent had done without by then
+    Column("created_at", Text, nullable=False),
+)
+
+inbox_charges = Table(
+    "inbox_charges",
+    metadata,
+    Column("question_id", Text, primary_key=True),  # nothing is charged twice
+    Column("price", Float, nullable=False),  # in units of reward
+    Column("price_usd", Float, nullable=False),
+    Column("created_at", Text, nullable=False),
+)
+
 schema_version = Table(
     "schema_version",
     metadata,

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any
 
 from tutelage.errors import BudgetExceeded, InputError, ModelUnavailable
 from tutelage.grader import Grader, as_grade, as_grader
+from tutelage.graders.judge_models import Models, bind_grader
 from tutelage.records import Episode, Grade, StopReason, Task
+
+NO_NUMBER = "grader failed: its score is"
+"""How the words of a grade begin whose score was NaN or infinite."""
 
 GraderLike = Grader | Callable[[Task, Episode], Any]
 
@@ -29,7 +34,7 @@ async def grade_episode(grader: Grader, task: Task, episode: Episode) -> Grade:
     except Exception as error:  # noqa: BLE001 -- a grader is anyone's code, and its failure must not cost the run
         return Grade(score=None, words=f"grader failed: {type(error).__name__}: {error}")
     if grade.score is not None and not math.isfinite(grade.score):
-        return Grade(score=None, words=f"grader failed: its score is {grade.score}")
+        return Grade(score=None, words=f"{NO_NUMBER} {grade.score}")
     return grade
 
 
@@ -61,6 +66,12 @@ class Weighted:
             abstained=any(grade.abstained for grade in counted.values()),
             parts=_parts(grades),
         )
+
+    def bind(self, models: Models) -> Weighted:
+        """The same, those of its graders that ask models asking the ones that `models` gives."""
+        other = copy(self)
+        other.graders = {key: bind_grader(grader, models) for key, grader in self.graders.items()}
+        return other
 
     def check(self, task: Task) -> None:
         """What each of them needs."""

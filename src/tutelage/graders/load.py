@@ -20,6 +20,10 @@ from tutelage.suggest import unknown
 __all__ = ["grade_episode", "make_grader"]
 
 
+_FROM_FILES = ("calibrated", "cascade")
+"""Graders that were calibrated before, and are read from a file."""
+
+
 def make_grader(spec: Any, folder: str | Path = "") -> Grader:
     """The grader that a YAML value names; `file.py:function` is looked for in `folder`.
 
@@ -45,10 +49,21 @@ def _named(name: str, options: Any, folder: str | Path) -> Grader:
     if name == "weighted":
         return _weighted(options, folder)
     if name in GRADERS:
+        options = _placed(options, folder) if name in _FROM_FILES else options
         return cast(Grader, _built(name, load(GRADERS[name]), dict(options)))
     if ".py:" in name:
         return _from_file(name, dict(options), folder)
     raise InputError(f"{unknown('a grader', name, [*GRADERS, 'weighted'])}, or file.py:function", field="grader")
+
+
+def _placed(options: Mapping[Any, Any], folder: str | Path) -> dict[str, Any]:
+    """Options whose file is looked for beside the study file, and whose last resort is a grader."""
+    placed = {str(key): value for key, value in options.items()}
+    if "file" in placed:
+        placed["file"] = Path(folder) / str(placed["file"])
+    if "then" in placed:
+        placed["then"] = make_grader(placed["then"], folder)
+    return placed
 
 
 def _weighted(entries: Mapping[Any, Any], folder: str | Path) -> Weighted:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tutelage.agent import Agent
 from tutelage.errors import InputError
-from tutelage.learner import Learner, Need
+from tutelage.learner import Learner, Need, learn_once
 from tutelage.practice import Practice
 
 
@@ -53,7 +53,7 @@ async def _learn_apart(name: str, learner: Learner, agent: Agent, practice: Prac
     """Let one part learn; what it notes is put under its name, so that parts do not overwrite one another's facts."""
     earlier, practice.facts = practice.facts, {}
     try:
-        return await learner.learn(agent, practice)
+        return await learn_once(learner, agent, practice)
     finally:
         practice.facts = earlier | {f"{name}.{fact}": value for fact, value in practice.facts.items()}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tutelage.adapter import Adapter, read_adapter
 from tutelage.agent import Agent
 from tutelage.environment import EnvironmentFactory
 from tutelage.errors import InputError
@@ -18,7 +19,7 @@ from tutelage.learner import Learner
 from tutelage.python_file import load_attribute, load_python, tools_of
 from tutelage.records import Task
 from tutelage.registry import ENVIRONMENTS, LEARNERS, TASK_SOURCES, TOOLS, load
-from tutelage.study.learned import LearnedAgent
+from tutelage.study.learned import found_adapter, parse_learned
 from tutelage.study.sections import AgentFile, Named
 from tutelage.suggest import unknown
 from tutelage.tool import Tool
@@ -33,9 +34,13 @@ _MODELS = ("reflect_with", "extract_with", "adapt_with", "user")
 
 def build_agent(section: AgentFile, folder: Path) -> Agent:
     """The agent that a section describes; files are looked for beside the YAML file."""
-    knowledge = read_knowledge(folder / section.knowledge) if section.knowledge else Knowledge()
+    knowledge, adapter = read_learning(folder / section.knowledge) if section.knowledge else (Knowledge(), None)
+    if "adapter" in section.model_fields_set:
+        adapter = None if section.adapter is None else read_adapter(folder / section.adapter)
+    elif adapter is not None:
+        adapter = found_adapter(adapter, "this agent")
     if section.workflow is not None:
-        return _build_workflow(section, section.workflow, folder, knowledge)
+        return _build_workflow(section, section.workflow, folder, knowledge, adapter)
     own: dict[str, Any] = {} if section.limits is None else {"limits": section.limits}
     return Agent(
         model=_beside(section.model, folder),
@@ -44,13 +49,19 @@ def build_agent(section: AgentFile, folder: Path) -> Agent:
         knowledge=knowledge,
         sampling=section.sampling,
         stop_on_tool=section.stop_on_tool,
+        adapter=adapter,
         **own,
     )
 
 
-def _build_workflow(section: AgentFile, spec: Mapping[str, Any], folder: Path, knowledge: Knowledge) -> Agent:
-    """A workflow's agent; its parts inherit the section's keys, but not its knowledge, which is the whole's, and not its limits."""
+def _build_workflow(section: AgentFile, spec: Mapping[str, Any], folder: Path, knowledge: Knowledge, adapter: Adapter | None) -> Agent:
+    """A workflow's agent; its parts inherit the section's keys, but not its knowledge, which is the whole's, and not its limits.
+
+    They inherit the adapter, as they do the model that wears it.
+    """
     inherited = section.model_dump(exclude_unset=True, exclude={"workflow", "knowledge", "limits"})
+    if adapter is not None:
+        inherited["adapter"] = adapter.folder
 
     def part(changes: Any) -> Agent:
         if not isinstance(changes, dict):
@@ -183,20 +194,27 @@ def _check_options(make: Callable[..., Any], options: Mapping[str, Any], what: s
 
 
 def _beside(name: str, folder: Path) -> str:
-    """The model's name; a file in it that stands beside the YAML file is named by its whole path."""
+    """The model's name; a file or folder in it that stands beside the YAML file is named by its whole path."""
     kind, _, rest = name.partition(":")
     which, mark, query = rest.partition("?")
     found = (folder / which).absolute()
-    return f"{kind}:{found}{mark}{query}" if kind in ("gguf", "scripted") and which and found.is_file() else name
+    there = found.is_file() if kind in ("gguf", "scripted") else kind == "hf" and found.exists()
+    return f"{kind}:{found}{mark}{query}" if which and there else name
 
 
-def read_knowledge(path: Path) -> Knowledge:
-    """The knowledge in a learned agent's JSON file, or in a file of knowledge alone. Raises `InputError`."""
+def read_learning(path: Path) -> tuple[Knowledge, Adapter | None]:
+    """The knowledge in a learned agent's JSON file and the weights that it wears, or the knowledge in a file of knowledge alone.
+
+    Whether the weights are still there is not asked. Raises `InputError`.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError("there is no such file; a run writes its learned agents to RUN/agents/", file=path, field="knowledge") from None
     try:
-        return LearnedAgent.model_validate_json(text).knowledge if '"fingerprint"' in text else Knowledge.model_validate_json(text)
+        if '"fingerprint"' not in text:
+            return Knowledge.model_validate_json(text), None
+        learned = parse_learned(text, path)
+        return learned.knowledge, learned.adapter
     except ValidationError as invalid:
         raise InputError(f"neither a learned agent nor knowledge: {invalid.errors()[0]['msg']}", file=path, field="knowledge") from None

@@ -17,12 +17,12 @@ from pydantic import JsonValue
 
 from tutelage.agent import Agent
 from tutelage.environment import EnvironmentFactory
-from tutelage.errors import InputError
+from tutelage.errors import InputError, MissingExtra
 from tutelage.experience.store import RunLock, Store
 from tutelage.files import write_atomically
 from tutelage.grader import Grader
 from tutelage.history import merge, people_part
-from tutelage.learner import Learner, Need
+from tutelage.learner import Learner, Need, learn_once
 from tutelage.practice import Budget, Collector, Cost, Job, Practice
 from tutelage.prices import Price
 from tutelage.progress import Progress
@@ -30,10 +30,21 @@ from tutelage.records import Experience, Task, content_id
 from tutelage.study.cheap import cheap_answers
 from tutelage.study.contamination import contamination_lines, find_contamination
 from tutelage.study.findings import quoted
-from tutelage.study.learned import LearnedAgent, read_any_learned, read_learned, write_learned
+from tutelage.study.learned import (
+    LearnedAgent,
+    drop_checkpoints,
+    keep_adapter,
+    read_any_learned,
+    read_learned,
+    wearing,
+    write_learned,
+)
 from tutelage.study.report import make_report, write_report
 from tutelage.study.results import ArmResult, Case, CaseAnswer, CheapResult, CurvePoint, Report, TestRow
+from tutelage.study.shelf import RunShelf
 from tutelage.tasks import check_splits, reference_messages
+from tutelage.training.adapters import check_fits
+from tutelage.training.base import base_of
 from tutelage.workflows.parts import instructions_of
 
 BASELINE = "baseline"
@@ -101,6 +112,26 @@ class Study:
     def _check_needs(self, name: str, learner: Learner) -> None:
         if Need.REFERENCES in learner.needs and not any(reference_messages(task) for task in self.train):
             raise InputError(f"the learner `{name}` needs reference answers, and no training task has one", field=f"learners.{name}")
+        if Need.WEIGHTS in learner.needs:
+            self._check_weights(name)
+
+    def _check_weights(self, name: str) -> None:
+        """Raise `InputError` where the agent has no weights that can be trained here."""
+        place = f"learners.{name}"
+        if self.agent.workflow is not None:
+            raise InputError(
+                f"the learner `{name}` trains one model, and this agent is a workflow of several agents; train a part by itself, "
+                "then give it its `adapter`",
+                field=place,
+            )
+        try:
+            base = base_of(self.agent.model)
+            if self.agent.adapter is not None:
+                check_fits(self.agent.adapter, base)
+        except MissingExtra:
+            raise
+        except InputError as wrong:
+            raise InputError(f"the learner `{name}` trains weights: {wrong.message}", file=wrong.file, field=place) from None
 
     def collector(self, store: Store) -> Collector:
         """What runs and grades this study's episodes, over a store."""
@@ -148,7 +179,7 @@ class _Running:
         arms = [await self._plain_arm(BASELINE, study.agent)]
         arms += [await self._plain_arm(name, agent) for name, agent in study.agents.items()]
         arms += [await self._learned_arm(name, learner) for name, learner in study.learners.items()]
-        cheap = await cheap_answers(study.train, study.test, study.grader)
+        cheap = await cheap_answers(study.train, study.test, self.collector.grader)
         report = make_report(
             study=study.name,
             seed=study.seeds[0],
@@ -203,23 +234,28 @@ class _Running:
         base = self.study.agent
         fingerprint = content_id([base.version, learner.described(), [task.id for task in train], seed, self.study.grader.name])
         path = self.folder and self.folder / "agents" / f"{self._name_of(arm, seed)}.json"
-        if path and (earlier := read_learned(path, fingerprint)):
-            return base.but(knowledge=earlier.knowledge, adapter=earlier.adapter), earlier
-        practice = Practice(train, self.collector, seed=seed, sealed=self.sealed, arm=arm, folder=self._workplace(arm, seed))
+        if path and (earlier := read_learned(path, fingerprint, base)):
+            return wearing(base, earlier), earlier
+        workplace = self._workplace(arm, seed)
+        shelf = RunShelf(self.folder) if self.folder and Need.WEIGHTS in learner.needs else None
+        practice = Practice(train, self.collector, seed=seed, sealed=self.sealed, arm=arm, folder=workplace, shelf=shelf)
         begun = monotonic()
-        agent = await learner.learn(_with_peoples_part(base, path), practice)
+        agent = await learn_once(learner, _with_peoples_part(base, path), practice)
+        if self.folder:
+            agent = keep_adapter(agent, base, self.folder)
         learned = LearnedAgent(
             fingerprint=fingerprint,
             arm=arm,
             seed=seed,
-            cost=practice.cost.model_copy(update={"seconds": monotonic() - begun}),
+            cost=practice.cost.plus(Cost(seconds=monotonic() - begun)),
             knowledge=agent.knowledge,
             adapter=agent.adapter,
             agent=agent.described(),
             facts=practice.facts,
         )
-        if path:
+        if path and workplace:
             write_learned(path, learned)
+            drop_checkpoints(workplace)
         return agent, learned
 
     def _name_of(self, arm: str, seed: int) -> str:

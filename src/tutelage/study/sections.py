@@ -29,7 +29,15 @@ class AgentFile(_Section):
         description="Python files beside this file, whose @tool functions are the agent's tools; or built-in tools: "
         "python, {sql: {database: shop.db}}.",
     )
-    knowledge: str | None = Field(None, description="A learned agent's JSON (from RUN/agents/), whose knowledge the agent is to use.")
+    knowledge: str | None = Field(
+        None,
+        description="A learned agent's JSON (from RUN/agents/), whose knowledge the agent is to use, with the weights it wears.",
+    )
+    adapter: str | None = Field(
+        None,
+        description="Learned weights to put on the model: a folder such as RUN/adapters/ID, beside this file. "
+        "`null` leaves off those that `knowledge` would bring.",
+    )
     sampling: Sampling = Sampling()
     limits: Limits | None = None
     stop_on_tool: bool = Field(False, description="The first valid tool call is the answer.")

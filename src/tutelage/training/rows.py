@@ -8,14 +8,22 @@ from tutelage.records import Message, Record, ToolSpec
 class SFTRow(Record):
     """A demonstration. Loss falls on the assistant's messages in `completion`, and on nothing in `prompt` (whose examples may hold others).
 
-    tools: for models that take tools natively; where tools are described in the prompt, calls are text already. source: where the row came
-    from (`train.jsonl:12`, or an episode), for errors.
+    without_loss: places in `completion` of turns that stand there but are not to be learned from (a call that failed, say). tools: for
+    models that take tools natively; where tools are described in the prompt, calls are text already. source: where the row came from
+    (`train.jsonl:12`, or an episode), for errors.
     """
 
     prompt: tuple[Message, ...] = ()
     completion: tuple[Message, ...]
     tools: tuple[ToolSpec, ...] = ()
+    without_loss: tuple[int, ...] = ()
     source: str | None = None
+
+    @property
+    def learned(self) -> tuple[int, ...]:
+        """Places in `completion` of the turns that bear loss."""
+        turns = (place for place, message in enumerate(self.completion) if message.role == "assistant")
+        return tuple(place for place in turns if place not in self.without_loss)
 
 
 class PreferenceRow(Record):

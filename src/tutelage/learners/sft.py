@@ -1,0 +1,165 @@
+"""SFT: supervised fine-tuning. The agent's weights learn to say what a good answer said.
+
+Demonstrations are the tasks' reference answers, the agent's own episodes that were graded a success (rejection sampling; Yuan et al. 2023,
+arXiv:2308.01825) or a file. Prompts are those that the agent is asked with, exemplars and insights included, of which none is the task's
+own; distilled, they are left out of the prompts, and of what the agent knows afterwards (context distillation; Snell et al. 2022,
+arXiv:2209.15189).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import JsonValue
+
+from tutelage.agent import Agent
+from tutelage.errors import InputError
+from tutelage.experience.views import by_task, reference_rows, sft_rows, successes
+from tutelage.knowledge import Knowledge
+from tutelage.learner import Need
+from tutelage.learners.supervised import (
+    Gathering,
+    check_file,
+    described,
+    learn_weights,
+    prompt_key,
+    set_apart,
+    tools_of,
+    trainable_base,
+    trying,
+)
+from tutelage.practice import Practice
+from tutelage.records import content_id
+from tutelage.training.row_files import read_sft_rows
+from tutelage.training.rows import SFTRow
+from tutelage.training.settings import read_settings
+from tutelage.training.supervised import check_rows, train_sft
+from tutelage.training.supervised_job import Job, SFTSettings, Trained
+
+if TYPE_CHECKING:
+    from tutelage.training.chat import TokenRow
+
+Source = Literal["reference", "success", "file"]
+Keyed = list[tuple[str, SFTRow]]
+
+
+class Options(Gathering, SFTSettings):
+    """`SFTSettings`, and where the rows come from: see `Gathering`.
+
+    source: `reference` answers, `success` (own episodes), `file`. distil: learn what the knowledge in the prompt brings about, without it.
+    """
+
+    source: Source = "reference"
+    distil: bool = False
+
+
+class SFT:
+    """Learn from demonstrations. The options are those of `Options`; a wrong one raises `InputError`."""
+
+    name = "sft"
+
+    def __init__(self, source: Source = "reference", **options: Any) -> None:
+        self.options = read_settings(Options, {"source": source, **options}, self.name)
+        check_file(self.options.source, self.options.file)
+        if self.options.distil and source == "file":
+            raise InputError("the prompts of a file are what they are; distil from references or successes", field="distil")
+        own = {"reference": {Need.REFERENCES}, "success": {Need.GRADES}, "file": set[Need]()}[self.options.source]
+        self.needs = frozenset({Need.WEIGHTS, *own})
+
+    @property
+    def label(self) -> str:
+        """The name of the arm where nobody gives one."""
+        return f"{self.name}-distil" if self.options.distil else self.name
+
+    def described(self) -> dict[str, Any]:
+        """The settings that decide what is learned."""
+        return {self.name: described(self.options, self.options.file)}
+
+    def forecast_calls(self, n_tasks: int) -> int:
+        """Episodes that learning will run."""
+        return n_tasks * self.options.attempts if self.options.source == "success" else 0
+
+    async def learn(self, agent: Agent, practice: Practice) -> Agent:
+        """The agent with the weights that it learned; where it wears an adapter, that one learned on.
+
+        Where no episode was a success the agent is given back as it was, and the report says so. Raises what `train_sft` raises, and
+        `InputError` for a model whose weights are not here, tasks without references, and rows that the chat template loses or changes.
+        """
+        base = await trainable_base(agent)
+        keyed = await self._rows(agent, practice)
+        if not keyed:
+            practice.note(nothing_learned=self._nothing_found())
+            return agent
+        data = content_id([row.model_dump(mode="json", exclude={"source"}) for _, row in keyed])
+        learned = await learn_weights(agent, practice, base, self, self.options, data, lambda job: self._train(job, practice, keyed))
+        return learned.but(knowledge=Knowledge()) if self.options.distil else learned
+
+    async def _rows(self, agent: Agent, practice: Practice) -> Keyed:
+        source = self.options.source
+        if source == "file":
+            return [(prompt_key(row.prompt), row) for row in read_sft_rows(str(self.options.file))]
+        return await (self._references(agent, practice) if source == "reference" else self._successes(agent, practice))
+
+    async def _references(self, agent: Agent, practice: Practice) -> Keyed:
+        _, tools = await tools_of(agent, practice)
+        bare = self.options.distil
+        keyed = [(task.input_id, row) for task in practice.tasks for row in reference_rows([task], agent, tools=tools, bare=bare)]
+        if not keyed:
+            raise InputError("no training task has a reference answer to learn from; add some, or set source to `success`", field="source")
+        return keyed
+
+    async def _successes(self, agent: Agent, practice: Practice) -> Keyed:
+        options, native = self.options, agent.load().native_tools
+        experiences = await practice.collect(trying(agent, options.attempts, options.temperature), attempts=options.attempts)
+        practice.note(successes=len(successes(experiences, options.threshold)))
+        tools = [spec for group in await tools_of(agent, practice) for spec in group]
+        known = {task.id: task for task in practice.tasks}
+        return [
+            (known[task_id].input_id, row)
+            for task_id, tried in by_task(experiences).items()
+            for row in sft_rows(
+                tried,
+                [known[task_id]],
+                threshold=options.threshold,
+                per_task=options.per_task,
+                tools=tools,
+                native_tools=native,
+                bare=agent if options.distil else None,
+                truncated=options.truncated_episodes,
+            )
+        ]
+
+    def _train(self, job: Job, practice: Practice, keyed: Keyed) -> Trained:
+        train, held = set_apart(keyed, self.options.validation, practice.seed)
+        rendered, dropped = self._rendered(job, train)
+        validation, more = self._rendered(job, held)
+        why: list[JsonValue] = [*dropped, *more]
+        practice.note(rows_dropped=len(why), rows_dropped_because=why[:5])
+        return train_sft(job, rendered, self.options, validation=validation)
+
+    def _rendered(self, job: Job, rows: Sequence[SFTRow]) -> tuple[list[TokenRow], list[str]]:
+        """(token rows, why others are left out). A row of one's own episodes that the template cannot carry is left out, others raise."""
+        from tutelage.training.chat import RowError, render_turns
+
+        rendered: list[TokenRow] = []
+        names: dict[int, str] = {}
+        dropped: list[str] = []
+        for row in rows:
+            try:
+                parts = render_turns(job.tokenizer, row)
+            except RowError as broken:
+                if self.options.source != "success":
+                    raise
+                dropped.append(str(broken))
+                continue
+            names |= {len(rendered) + number: row.source or "" for number in range(len(parts))}
+            rendered += parts
+        check_rows(rendered, self.options, needed=False, names=names)
+        return rendered, dropped
+
+    def _nothing_found(self) -> str:
+        return (
+            f"no episode that came to its end reached a score of {self.options.threshold:g}, so there is no success to learn from: "
+            "set source to `reference` or `file`, lower the threshold, or raise attempts"
+        )

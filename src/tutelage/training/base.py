@@ -1,0 +1,240 @@
+"""The weights that training starts from: a transformers folder, which a GGUF file becomes once, in float32.
+
+Finding a base needs no torch; loading its weights does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from tutelage.errors import InputError
+from tutelage.gguf_file import SMOLLM, find_gguf, fingerprint, is_gguf
+from tutelage.model import Model
+from tutelage.records import content_id
+from tutelage.training.extra import needs_train
+from tutelage.training.gguf_weights import CONVERTED, convert
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+
+
+@dataclass(frozen=True)
+class Base:
+    """Weights with their tokenizer and chat template.
+
+    name: for people. folder: in the form of transformers. base_id, tokenizer_id, template_id: hashes of the weights (of the GGUF they came
+    from, where they did), of the tokenizer's file and of the template's text. gguf: the file they came from, where it still lies.
+    """
+
+    name: str
+    folder: Path
+    base_id: str
+    tokenizer_id: str
+    template_id: str
+    gguf: Path | None = None
+
+
+def find_base(which: str) -> Base:
+    """The base called `smollm2-135m`, or at the path of a .gguf file or of a transformers folder, or of that name on the model hub.
+
+    A GGUF is dequantised to float32 and converted at its first use, into a folder of the cache (`cache_folder`), which is then used again.
+    Raises `InputError` for weights that are missing, damaged or of an architecture that cannot be converted, and for a full disk.
+    """
+    gguf, folder = _locate(which)
+    if gguf is not None and not (folder / CONVERTED).is_file():
+        convert(gguf, folder)
+    name, base_id = _identity(folder, which)
+    source = gguf.absolute() if gguf else _source(folder)
+    return Base(name, folder.absolute(), base_id, _tokenizer_id(folder), content_id(_read_template(folder)), source)
+
+
+def base_name(which: str) -> str:
+    """`smollm2-135m`, or NAME@HASH by the content of the weights: what tells one base from another, found without converting."""
+    gguf, folder = _locate(which)
+    if which == SMOLLM:
+        return SMOLLM
+    if gguf is not None:
+        return f"{gguf.name}@{fingerprint(gguf)}"
+    name, base_id = _identity(folder, which)
+    return name if name == SMOLLM else f"{name}@{base_id}"
+
+
+def base_of(agent_model: str | Model) -> Base:
+    """The base behind an agent's model. Raises `InputError` where its weights are not ours to train (a server's, a scripted double's)."""
+    if not isinstance(agent_model, str):
+        which = getattr(agent_model, "which", None) or getattr(agent_model, "path", None)
+        if agent_model.name.startswith(("gguf:", "hf:")) and which is not None:
+            return find_base(str(which))
+        return base_of(agent_model.name)
+    kind, _, rest = agent_model.partition(":")
+    if kind not in ("gguf", "hf"):
+        raise InputError(f"the weights of {agent_model} are not here to be trained; use an agent on hf:... or gguf:...", field="model")
+    return find_base(rest.partition("?")[0])
+
+
+def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
+    """The tokenizer with its chat template. Raises `MissingExtra` without transformers."""
+    with needs_train("a tokenizer"):
+        from transformers import AutoTokenizer
+    with _readable(base.folder, "tokenizer"):
+        return AutoTokenizer.from_pretrained(str(base.folder), local_files_only=True)
+
+
+def load_causal_lm(base: Base, dtype: DType = "auto", device: str | None = None) -> PreTrainedModel:
+    """A fresh copy of the weights, in eval mode.
+
+    dtype: `auto` is float32 on a CPU (where bfloat16 is unusably slow on most) and bfloat16 on a GPU that has it. device: by default the
+    GPU, where there is one. Raises `InputError` for a damaged folder, `MissingExtra` without torch.
+    """
+    with needs_train("a model with weights"):
+        from transformers import AutoModelForCausalLM
+    place = _place(device)
+    with _readable(base.folder, "weights"), _quiet():
+        model: Any = AutoModelForCausalLM.from_pretrained(str(base.folder), dtype=_torch_dtype(dtype, place), local_files_only=True)
+        return cast("PreTrainedModel", model.to(place).eval())
+
+
+def cache_folder() -> Path:
+    """Where converted weights are kept: $TUTELAGE_CACHE/weights, or ~/.cache/tutelage/weights."""
+    return Path(os.environ.get("TUTELAGE_CACHE") or Path.home() / ".cache" / "tutelage") / "weights"
+
+
+def _locate(which: str) -> tuple[Path | None, Path]:
+    """(the GGUF file or None, the transformers folder, which for a GGUF may have to be made)."""
+    path = Path(which).expanduser()
+    if which != SMOLLM and path.is_dir():
+        return None, path
+    if which == SMOLLM or path.suffix == ".gguf" or (path.is_file() and is_gguf(path)):
+        gguf = find_gguf(which)
+        return gguf, cache_folder() / fingerprint(gguf)
+    if path.exists():
+        raise InputError("this is neither a GGUF file nor a folder of transformers", file=path, field="model")
+    return None, _from_hub(which)
+
+
+def _from_hub(which: str) -> Path:
+    with needs_train(f"the model {which}"):
+        from huggingface_hub import snapshot_download
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    try:
+        return Path(snapshot_download(which, allow_patterns=wanted))
+    except Exception as error:  # noqa: BLE001 - offline, refused or misspelt: its client has many words for it, and they are passed on
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(
+            f"there is no such file or folder, and no model of that name could be fetched from the hub ({reason}). "
+            f"Write {SMOLLM}, a .gguf file or a folder that transformers saved",
+            file=which,
+            field="model",
+        ) from None
+
+
+def _identity(folder: Path, which: str) -> tuple[str, str]:
+    """(name, base_id) of a transformers folder: what it says of itself where it was converted, else by its files."""
+    if (folder / CONVERTED).is_file():
+        said = _json(folder / CONVERTED)
+        return said["name"], said["base_id"]
+    if not (folder / "config.json").is_file():
+        raise InputError("there is no model in this folder (no config.json)", file=folder, field="model")
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    if not weights:
+        raise InputError("there are no weights in this folder (no *.safetensors)", file=folder, field="model")
+    name = folder.resolve().name if Path(which).expanduser().is_dir() else which
+    return name, content_id([[path.name, fingerprint(path)] for path in weights])
+
+
+def _source(folder: Path) -> Path | None:
+    """The GGUF that a folder was converted from, where it still lies."""
+    if not (folder / CONVERTED).is_file():
+        return None
+    said = _json(folder / CONVERTED)
+    gguf = Path(said["gguf"])
+    return gguf if gguf.is_file() and fingerprint(gguf) == said["base_id"] else None
+
+
+def _read_template(folder: Path) -> str:
+    """The chat template in a transformers folder. Raises `InputError` where there is none."""
+    own = folder / "chat_template.jinja"
+    if own.is_file():
+        return own.read_text(encoding="utf-8")
+    settings = folder / "tokenizer_config.json"
+    template = _json(settings).get("chat_template") if settings.is_file() else None
+    if isinstance(template, list):  # several by name
+        template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
+    if not isinstance(template, str):
+        raise InputError("the model has no chat template; agents need one that was made for conversations", file=folder, field="model")
+    return template
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as wrong:
+        raise InputError(f"this file cannot be read ({wrong})", file=path, field="model") from None
+    return read if isinstance(read, dict) else {}
+
+
+def _tokenizer_id(folder: Path) -> str:
+    files = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
+    if not files:
+        raise InputError("there is no tokenizer in this folder (no tokenizer.json)", file=folder, field="model")
+    own = files[:1] if files[0].name in _TOKENIZER_FILES[:2] else files
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in own)).hexdigest()[:16]
+
+
+def _place(device: str | None) -> Any:
+    import torch
+
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise InputError(f"`{device}` is no device of torch; write cpu or cuda", field="device") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("there is no GPU here that torch can use; write cpu", field="device")
+    return place
+
+
+def _torch_dtype(dtype: DType, place: Any) -> Any:
+    import torch
+
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    return torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bar that transformers draws at every loading, and without changing whether it draws others."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _readable(folder: Path, what: str) -> Iterator[None]:
+    """Whatever the loader says of a damaged folder becomes an `InputError`; so does a lack of memory."""
+    again = "; delete this folder and it is converted again" if (folder / CONVERTED).is_file() else ""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
+        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise InputError(f"the {what} cannot be loaded: {reason}{again}", file=folder, field="model") from None
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # its own root, in a package that need not be there
+            raise
+        raise InputError(f"the {what} are damaged: {error}{again}", file=folder, field="model") from None

@@ -1,0 +1,165 @@
+"""The module that the policy gradient trains: a causal language model, LoRA on it or all of it, and for PPO a value head.
+
+It is one module with one forward pass, so that it can be sharded (FSDP2) as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import PreTrainedModel
+
+from tutelage.adapter import Adapter
+from tutelage.errors import InputError
+from tutelage.training.adapters import check_fits, load_adapter
+from tutelage.training.base import Base, load_causal_lm
+from tutelage.training.logprobs import TokenScores, score_tokens
+from tutelage.training.packing import MicroBatch
+from tutelage.training.settings import TrainSettings
+from tutelage.training.splitting import Work
+from tutelage.training.trees import hidden_states, language_model_of, shares_soundly, tolerance, work_of
+
+
+class PolicyNetwork(nn.Module):
+    """Micro-batches in, scores of their action tokens out.
+
+    model: a PeftModel or a PreTrainedModel. value_head: linear on the last hidden state, starts at zero, float32. detach_value: its error
+    does not reach the backbone. autocast: compute in this type (the weights keep their own).
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        temperature: float = 1.0,
+        value_head: bool = False,
+        detach_value: bool = False,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature, self.detach_value, self.autocast = temperature, detach_value, autocast
+        self.value_head = _zero_head(self.language_model) if value_head else None
+
+    @property
+    def language_model(self) -> PreTrainedModel:
+        """The transformers model, with LoRA layers in it where there are any."""
+        return language_model_of(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return next(self.parameters()).device
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest sequence that the model takes, in tokens; None where it does not say."""
+        return getattr(self.language_model.config.get_text_config(), "max_position_embeddings", None)
+
+    def forward(self, batch: MicroBatch) -> TokenScores:
+        """The scores of a micro-batch's action tokens (M,)."""
+        with self._computing():
+            hidden = hidden_states(self.language_model, batch).flatten(0, 1)[batch.source]
+            scores = score_tokens(hidden, self._head(), batch.target, temperature=self.temperature)
+        values = None
+        if self.value_head is not None:
+            seen = hidden.detach() if self.detach_value else hidden
+            values = self.value_head(seen.float()).squeeze(-1)
+        return TokenScores(scores.logprobs, scores.plain, scores.entropy, values)
+
+    def _computing(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
+
+    def _head(self) -> nn.Module:
+        return cast(nn.Module, cast(Any, self.language_model).get_output_embeddings())
+
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """The base itself, while inside.
+
+        peft's own `disable_adapter` also turns the gradients of the layers off and on, which a sharded module must not see.
+        """
+        layers = [module for module in self.modules() if isinstance(module, BaseTunerLayer)]
+        for layer in layers:
+            layer._disable_adapters = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer._disable_adapters = False
+
+    def work(self) -> Work:
+        """What a token and a pair of tokens cost this model, in multiplications."""
+        return work_of(self.model)
+
+    def shares_soundly(self) -> bool:
+        """Whether samples that begin alike may be computed together (see `trees.shares_soundly`)."""
+        with self._computing():
+            return shares_soundly(self.language_model, lambda batch: self(batch).logprobs)
+
+    @torch.no_grad()
+    def check_head(self) -> None:
+        """Raises `InputError` where the model does more to its logits than its output layer does (soft caps, scales)."""
+        model = self.language_model
+        ids = torch.tensor([[1, 2, 3]], device=self.device)
+        own = model(input_ids=ids, use_cache=False).logits.float()
+        ours = self._head()(model.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
+        if not torch.allclose(own, ours, rtol=1e-3, atol=tolerance(model.dtype)):
+            raise InputError(f"{type(model).__name__} changes its logits after the output layer; the policy gradient cannot train it yet")
+
+
+def _zero_head(model: PreTrainedModel) -> nn.Linear:
+    head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=model.device, dtype=torch.float32)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def build_model(base: Base | PreTrainedModel, settings: TrainSettings, adapter: Adapter | None, device: str | None) -> Any:
+    """The model to train: with LoRA (the adapter's, else new), or all of it; gradients only where it learns.
+
+    A PreTrainedModel in place of a Base is taken as it is and changed in place. Raises `InputError` where the adapter does not fit the base
+    or the settings, and for float16, whose gradients would need a scale of their own.
+    """
+    if settings.dtype == "float16":
+        raise InputError("training in float16 is not supported; use bfloat16, float32 or auto", field="dtype")
+    if adapter is not None and (adapter.kind == "lora") != (settings.lora is not None):
+        wanted = "keep `lora` as it is" if adapter.kind == "lora" else "set `lora: null` to go on training all weights"
+        raise InputError(f"the adapter to go on from is of kind {adapter.kind}: {wanted}", field="lora")
+    if isinstance(base, Base):
+        if adapter is not None:
+            check_fits(adapter, base)
+        model = load_causal_lm(base, settings.dtype if settings.lora else "float32", device)
+    else:
+        model = base
+    if settings.lora is None:
+        model = model if adapter is None else load_adapter(model, adapter)
+        return model.requires_grad_(True)
+    return _new_lora(model, settings) if adapter is None else load_adapter(model, adapter, trainable=True)
+
+
+def _new_lora(model: PreTrainedModel, settings: TrainSettings) -> Any:
+    lora = settings.lora
+    assert lora is not None  # noqa: S101 (the caller looked)
+    modules = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    config = LoraConfig(
+        r=lora.r, lora_alpha=cast(int, lora.lora_alpha), lora_dropout=lora.lora_dropout, target_modules=modules, task_type="CAUSAL_LM"
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as wrong:  # no layer of that name
+        raise InputError(str(wrong), field="lora.target_modules") from None
+
+
+def compute_type(settings: TrainSettings, device: torch.device) -> torch.dtype | None:
+    """What to compute in where all weights, which are then float32, are trained; None: as they are."""
+    if settings.lora is not None:
+        return None
+    good = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if settings.dtype == "bfloat16" or (settings.dtype == "auto" and good) else None

@@ -1,0 +1,82 @@
+"""A pupil with weights: it knows how numbers are changed step by step, and slips in more than half of what it says."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tutelage as tt
+from toy_weights import make_toy
+from tutelage.environments.multi_step import multi_step_tasks
+from tutelage.learners.srl import step_task
+from tutelage.learners.srl_experts import reference_experts
+from tutelage.training.base import find_base, load_causal_lm, load_tokenizer
+from tutelage.training.chat import prompt_ids
+
+BARE = "{% for message in messages %}{{ message['content'] + ('<|im_end|>' if message['role'] == 'assistant' else '') }}{% endfor %}"
+"""A template without any words of its own: the reply follows upon the question."""
+CLAUSE = "!"
+"""What SRL asks this pupil for, instead of its long words."""
+THOUGHT = "<think></think>"
+OPTIONS: dict[str, Any] = {"form": "signs", "steps": 2, "digits": 2, "operations": ["raise", "bump"]}
+SLIPS = 0.6
+LR = 1e-2
+
+
+def make_pupil(folder: Path, updates: int = 500) -> Path:
+    """Write the pupil to a folder that `hf:FOLDER` loads; always the same one."""
+    import torch
+
+    make_toy(folder, width=64, layers=1, template=BARE)
+    base = find_base(str(folder))
+    model, tokenizer = load_causal_lm(base).train(), load_tokenizer(base)
+    chance = random.Random(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
+    known = lessons(tokenizer)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.05, updates)
+    for update in range(updates):
+        rows = [
+            said_and_begun(tokenizer, *chance.choice(some), chance, SLIPS if update > 0.7 * updates else 0)
+            for some in known
+            for _ in range(16)
+        ]
+        longest = max(len(ids) for ids, _ in rows)
+        ids = torch.tensor([[*ids, *[tokenizer.pad_token_id] * (longest - len(ids))] for ids, _ in rows])
+        labels = torch.tensor([[*[-100] * start, *ids[start:], *[-100] * (longest - len(ids))] for ids, start in rows])
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if update % 50 == 0 or update == updates - 1:
+            print(update, loss.item())
+    model.save_pretrained(folder)
+    return folder
+
+
+def lessons(tokenizer: Any) -> list[list[tuple[tuple[int, ...], str, str]]]:
+    """(prompt, what comes before the step, what is right): whole solutions and single steps."""
+    tasks = multi_step_tasks(300, 0, **OPTIONS)
+    wholes = [(prompt_ids(tokenizer, task.messages), "", str(task.reference)) for task in tasks]
+    experts = reference_experts(tasks, tt.Agent(model="m"), last=False).found
+    steps = [step_task(row, CLAUSE) for expert in experts for row in expert.rows]
+    return [wholes, [(prompt_ids(tokenizer, task.messages), THOUGHT, str(task.reference)) for task in steps]]
+
+
+def said_and_begun(
+    tokenizer: Any, prompt: Sequence[int], before: str, right: str, chance: random.Random, slips: float
+) -> tuple[list[int], int]:
+    """(ids, where the reply begins); in a slip the digits of all numbers are too large by one."""
+    said = slipped(right) if chance.random() < slips else right
+    reply = [*tokenizer.encode(before + said, add_special_tokens=False), tokenizer.eos_token_id]
+    return [*prompt, *reply], len(prompt)
+
+
+def slipped(right: str) -> str:
+    """The same with every digit of a number too large by one; 9 becomes 1. Numbers of steps stay."""
+    lines = [line.partition(" ") for line in right.split("\n")]
+    return "\n".join(
+        f"{number}{blank}{''.join(str(int(each) % 9 + 1) if each.isdigit() else each for each in rest)}" for number, blank, rest in lines
+    )
