@@ -84,23 +84,9 @@ def pupil_agent(folder: Path, plan: Plan) -> tt.Agent:
     return tt.Agent(model=f"hf:{folder}?batch=64", sampling=tt.Sampling(max_tokens=room))
 
 
-class Unrewarded(RLVR):
-    """RLVR that gives the agent back as it was where no attempt is ever rewarded: here that is a result, and no mistake of the study."""
-
-    async def learn(self, agent: tt.Agent, practice: tt.Practice) -> tt.Agent:
-        """As RLVR learns."""
-        try:
-            return await super().learn(agent, practice)
-        except InputError as nothing:
-            if "no group differs" not in nothing.message:
-                raise
-            practice.note(nothing_learned=nothing.message)
-            return agent
-
-
 def rlvr(steps: int, **changes: Any) -> RLVR:
     """The answer alone."""
-    return Unrewarded(steps=steps, **{**REINFORCED, **changes})
+    return RLVR(steps=steps, **{**REINFORCED, **changes})
 
 
 def srl(steps: int, **changes: Any) -> SRL:

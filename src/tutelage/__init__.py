@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tutelage.environments.code import CodeEnvironment as CodeEnvironment
     from tutelage.environments.code import code_tasks as code_tasks
     from tutelage.environments.gym import GymTextEnvironment as GymTextEnvironment
+    from tutelage.environments.multi_step import multi_step_tasks as multi_step_tasks
     from tutelage.environments.productqa import ProductQAEnvironment as ProductQAEnvironment
     from tutelage.environments.productqa import productqa_tasks as productqa_tasks
     from tutelage.environments.reasoning import ReasoningEnvironment as ReasoningEnvironment
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from tutelage.learners.rewards import GradedToolCall as GradedToolCall
     from tutelage.learners.rlvr import RLVR as RLVR
     from tutelage.learners.sft import SFT as SFT
+    from tutelage.learners.srl import SRL as SRL
     from tutelage.learners.stream import Stream as Stream
     from tutelage.memory import Memory as Memory
     from tutelage.model import Model as Model
@@ -136,6 +138,7 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "GGUF",
     "RLVR",
     "SFT",
+    "SRL",
     "Adapter",
     "Advice",
     "Advisor",
@@ -229,6 +232,7 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "load_cascade",
     "load_study",
     "measure_worth",
+    "multi_step_tasks",
     "orchestrate",
     "productqa_tasks",
     "python_tool",

@@ -50,6 +50,7 @@ LEARNERS = {
     "dpo": "tutelage.learners.dpo:DPO",
     "rlvr": "tutelage.learners.rlvr:RLVR",
     "sft": "tutelage.learners.sft:SFT",
+    "srl": "tutelage.learners.srl:SRL",
     "stream": "tutelage.learners.stream:Stream",
     "transfer": "tutelage.learners.expel_transfer:Transfer",
 }
@@ -74,6 +75,7 @@ ENVIRONMENTS: dict[str, str] = {
 TASK_SOURCES: dict[str, str] = {
     "code": "tutelage.environments.code:code_tasks",
     "gym": "tutelage.environments.gym:gym_tasks",
+    "multi_step": "tutelage.environments.multi_step:multi_step_tasks",
     "productqa": "tutelage.environments.productqa:productqa_tasks",
     "reasoning": "tutelage.environments.reasoning:reasoning_tasks",
     "service": "tutelage.environments.service:service_tasks",
@@ -145,6 +147,7 @@ PUBLIC = {
     "Regex": "tutelage.graders.rules:Regex",
     "Retrieval": "tutelage.knowledge:Retrieval",
     "SFT": "tutelage.learners.sft:SFT",
+    "SRL": "tutelage.learners.srl:SRL",
     "Sampling": "tutelage.records:Sampling",
     "SandboxLimits": "tutelage.sandbox:SandboxLimits",
     "Scripted": "tutelage.models.scripted:Scripted",
@@ -178,6 +181,7 @@ PUBLIC = {
     "load_cascade": "tutelage.graders.cascade:load_cascade",
     "load_study": "tutelage.study.config:load_study",
     "measure_worth": "tutelage.worth:measure_worth",
+    "multi_step_tasks": "tutelage.environments.multi_step:multi_step_tasks",
     "orchestrate": "tutelage.workflows:orchestrate",
     "productqa_tasks": "tutelage.environments.productqa:productqa_tasks",
     "python_tool": "tutelage.tools.python:python_tool",

@@ -2,7 +2,7 @@
 
 Reads a JSON object a line: {"folder": where to run, "command": words, "stop_at": number of an event or null, "how": "kill" or "raise"}.
 Events are what a run leaves behind or changes: episodes stored, files put in their place, tensors written, weights updated. Writes, a line
-for each, {"code": exit code, negative for a signal, "events": how many there were}. What a child says goes to FOLDER/said.txt.
+for each, {"code": exit code, negative for a signal, "events": their names}. What a child says goes to FOLDER/said.txt.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ class Events:
     """Counts, and ends the process at the one that is asked for."""
 
     def __init__(self, stop_at: int | None, how: str) -> None:
-        self.seen, self.stop_at, self.how = 0, stop_at, how
+        self.stop_at, self.how = stop_at, how
+        self.seen: list[str] = []
 
-    def __call__(self) -> None:
-        self.seen += 1
-        if self.seen == self.stop_at:
+    def __call__(self, name: str) -> None:
+        self.seen.append(name)
+        if len(self.seen) == self.stop_at:
             if self.how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise Ended
@@ -39,7 +40,7 @@ class Events:
         function: Callable[..., Any] = getattr(holder, name)
 
         def counted(*args: Any, **kwargs: Any) -> Any:
-            self()
+            self(name)
             return function(*args, **kwargs)
 
         setattr(holder, name, counted)
@@ -54,7 +55,7 @@ def watch(events: Events) -> None:
     from tutelage.experience.store import Store
     from tutelage.training import keeper
 
-    register_optimizer_step_post_hook(lambda *_: events())
+    register_optimizer_step_post_hook(lambda *_: events("step"))
     for holder, name in [
         (Store, "add"),
         (pathlib.Path, "rename"),
@@ -85,7 +86,7 @@ def child(job: dict[str, Any]) -> None:
     except BaseException:  # noqa: BLE001 - whatever it was is in the output
         traceback.print_exc()
     finally:
-        pathlib.Path("events").write_text(str(events.seen))
+        pathlib.Path("events").write_text(json.dumps(events.seen))
         sys.stdout.flush()
         os._exit(code)
 
@@ -110,7 +111,7 @@ def main() -> None:
             child(job)
         _, status = os.waitpid(pid, 0)
         counted = pathlib.Path(job["folder"], "events")
-        seen = int(counted.read_text()) if counted.exists() else None
+        seen = json.loads(counted.read_text()) if counted.exists() else []
         counted.unlink(missing_ok=True)
         print(json.dumps({"code": os.waitstatus_to_exitcode(status), "events": seen}), flush=True)
 

@@ -23,7 +23,7 @@ from pydantic import JsonValue
 from tutelage.agent import Agent
 from tutelage.errors import GraderError, InputError
 from tutelage.learners.policy_batch import Batch, choose_engine
-from tutelage.learners.policy_report import facts_of, note_of, refuse_ungraded, why_fruitless
+from tutelage.learners.policy_report import any_usable, facts_of, note_of, refuse_ungraded, why_fruitless
 from tutelage.learners.policy_settings import PolicySettings, n_validation
 from tutelage.learners.policy_state import Deck, Evaluation, Row, State, as_row, cost_between, split_tasks, write_history
 from tutelage.learners.policy_weights import Weights
@@ -65,9 +65,9 @@ async def train_policy(
 
     by: the learner's name. judge: whose grader scores the held-out tasks (None: the practice's own). validation: tasks to hold out, in
     place of a share of the practice's. measure: see `Measure`. Notes facts for the report; the steps are in the practice's folder, in
-    `history.jsonl`.
+    `history.jsonl`. Where no group ever differs, the agent is given back as it was, with the fact `nothing_learned`.
 
-    Raises `InputError` for an agent whose weights cannot be trained and where nothing can be learned (no group differs, no tokens, rewards
+    Raises `InputError` for an agent whose weights cannot be trained and where nothing can be learned (no tokens, rewards
     that are no numbers), `GraderError` where a whole step is not graded, `Diverged` where the first update is, and `BudgetExceeded` and
     `ModelUnavailable`, which keep all that is done.
     """
@@ -234,13 +234,16 @@ class _Run:
         )
 
     def _stop_where_fruitless(self) -> None:
-        """Raised before the step is kept, so that running again says the same and samples nothing."""
+        """Episodes that cannot be used at all are a mistake to mend, and raise; rewards that do not differ are a finding.
+
+        Raised before the step is kept, so that running again says the same and samples nothing.
+        """
         if self.state.fruitless < FRUITLESS_STEPS:
             return
-        words = why_fruitless(self.state.history[-FRUITLESS_STEPS:])
-        if self.state.updates == 0:
-            raise InputError(words, field="grader")
-        self._stop(words)
+        rows = self.state.history[-FRUITLESS_STEPS:]
+        if self.state.updates == 0 and not any_usable(rows):
+            raise InputError(why_fruitless(rows), field="grader")
+        self._stop(why_fruitless(rows))
 
     def _keep(self, *, due: bool) -> None:
         """Write a checkpoint where one is due, and let go of the adapters that nothing needs."""

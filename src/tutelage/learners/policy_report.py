@@ -59,8 +59,13 @@ def facts_of(state: State, n_train: int, n_held_out: int) -> dict[str, JsonValue
             "validation_tokens_per_answer": [state.evaluations[0].tokens, state.best.tokens],
         }
     if state.stopped:
-        facts["stopped"] = state.stopped
+        facts["stopped" if state.updates else "nothing_learned"] = state.stopped
     return facts
+
+
+def any_usable(rows: Sequence[Row]) -> bool:
+    """Whether any episode of these steps could be learned from, had its reward differed from others."""
+    return any(_number(row, "reward_min") is not None for row in rows)
 
 
 def why_fruitless(rows: Sequence[Row]) -> str:

@@ -28,7 +28,7 @@ from tutelage.workflows.load import make_workflow
 _PATHS = ("file", "folder", "database", "root", "transfer_from")
 """Options that name a file: one that stands beside the study file is found there."""
 
-_MODELS = ("reflect_with", "extract_with", "adapt_with", "user")
+_MODELS = ("teacher", "reflect_with", "extract_with", "adapt_with", "user")
 """Options that name a model, whose file may stand there, too."""
 
 
