@@ -116,12 +116,24 @@ def test_other_python_examples_run(page: str, tmp_path, monkeypatch):
         exec(compile(code, page, "exec"), names)  # noqa: S102 (our own example)
 
 
+@pytest.mark.torch
+@pytest.mark.model
+def test_python_example_of_training(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch", reason="extra `train` is not installed")
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(ROOT / "docs" / "training.md", "python")
+    exec(compile(code, "training.md", "exec"), {"__name__": "example"})  # noqa: S102 (our own example)
+    name, first, last = capsys.readouterr().out.split()[-3:]
+    assert re.fullmatch(r"[0-9a-f]{16}", name)
+    assert float(last) < float(first)
+
+
 def learners_in(text: str) -> list:
     data = yaml.safe_load(text)
     return data.get("learners", []) if isinstance(data, dict) else []
 
 
-@pytest.mark.parametrize("page", ["expel.md", "reflexion.md", "upkeep.md"])
+@pytest.mark.parametrize("page", ["expel.md", "reflexion.md", "training.md", "upkeep.md"])
 def test_learners_in_the_docs_can_be_built(page: str, tmp_path):
     (tmp_path / "other.json").write_text(tt.Knowledge(insights=(tt.Insight(text="Be brief."),)).model_dump_json())
     entries = [entry for text in blocks(ROOT / "docs" / page, "yaml") for entry in learners_in(text)]

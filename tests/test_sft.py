@@ -478,7 +478,7 @@ def test_a_diverging_training_stops_with_the_last_good_weights(base, tokenizer, 
     trained = train_sft(job(base, tokenizer, tmp_path / "b"), rows, plan, validation=held_out)
     assert trained.facts["stopped"] == "diverged"
     assert trained.facts["steps"] in (4, 5)
-    assert trained.facts["kept_from_step"] == (3 if validates else 4)
+    assert trained.facts["kept_from_step"] == 3, "the loss of step 5, which is that of the weights after step 4, is the bad one"
     assert trained.facts["loss_last"] is None or trained.facts["loss_last"] == 1000.0
     assert all(tensor.isfinite().all() for tensor in copy_of(trained.model).values())
     assert before.facts["stopped"] is None
@@ -491,10 +491,23 @@ def test_diverged_from_the_first_step_on_there_is_nothing_to_keep(base, tokenize
 
 
 def test_a_really_too_high_learning_rate_is_survived(base, tokenizer, tmp_path):
-    plan = quick(lora=None, learning_rate=50.0, num_train_epochs=10, warmup_ratio=0, max_grad_norm=1e9)
+    """Warming up, the first step moves nothing and the second all too far: the weights before that are given back."""
+    plan = quick(lora=None, learning_rate=50.0, num_train_epochs=10, max_grad_norm=1e9)
     trained = train_sft(job(base, tokenizer, tmp_path), rendered(tokenizer), plan)
-    assert trained.facts["stopped"] == "diverged"
+    assert (trained.facts["stopped"], trained.facts["kept_from_step"]) == ("diverged", 1)
     assert trained.facts["steps"] < trained.facts["steps_planned"]
+    untrained = copy_of(load_causal_lm(base))
+    assert all(torch.equal(tensor, untrained[name]) for name, tensor in copy_of(trained.model).items())
+    with pytest.raises(InputError, match="before anything was worth keeping"):
+        train_sft(job(base, tokenizer, tmp_path), rendered(tokenizer), plan.model_copy(update={"warmup_ratio": 0.0}))
+
+
+def test_a_single_step_learns(base, tokenizer, tmp_path):
+    """It is not spent on warming up."""
+    steps: list[float] = []
+    own = job(base, tokenizer, tmp_path, history=lambda rows: steps.__setitem__(slice(None), [row["learning_rate"] for row in rows]))
+    train_sft(own, rendered(tokenizer)[:2], quick(num_train_epochs=1, warmup_ratio=0.03))
+    assert steps == [quick().learning_rate]
 
 
 def test_no_memory_left_says_what_to_change(base, tokenizer, tmp_path, monkeypatch):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 import tutelage as tt
 from toy_weights import make_toy
@@ -22,7 +24,36 @@ CLAUSE = "!"
 THOUGHT = "<think></think>"
 OPTIONS: dict[str, Any] = {"form": "signs", "steps": 2, "digits": 2, "operations": ["raise", "bump"]}
 SLIPS = 0.6
-LR = 1e-2
+"""The share of its replies in which it slips."""
+
+LORA = {"r": 8}
+SFT = {"max_steps": 5, "learning_rate": 5e-3, "lora": LORA, "validation": 0.2, "save_steps": 2}
+PAIRS = {"attempts": 4, "max_steps": 4, "learning_rate": 2e-3, "per_device_train_batch_size": 4, "lora": LORA, "save_steps": 2}
+ROLLOUTS = {"steps": 2, "tasks_per_step": 4, "num_generations": 6, "learning_rate": 3e-3, "lora": LORA, "validation": 0}
+CASES = {"exemplars": {"choose": "text", "k": 1}}
+ARMS: dict[str, Any] = {
+    "sft": {"sft": SFT},
+    "dpo": {"curriculum": [{"sft": SFT}, {"dpo": PAIRS}]},
+    "rlvr": {"curriculum": [{"sft": SFT}, {"rlvr": ROLLOUTS}]},
+    "srl": {"curriculum": [{"srl": {**ROLLOUTS, "clause": CLAUSE}}, {"rlvr": ROLLOUTS}]},
+    "exemplars": {"curriculum": [CASES, {"sft": SFT}]},
+    "distil": {"curriculum": [CASES, {"sft": {**SFT, "distil": True}}]},
+}
+N_TRAIN, N_TEST = 24, 12
+
+
+def write_study(folder: Path, pupil: str | Path, arms: Mapping[str, Any] = ARMS, **fields: Any) -> Path:
+    """The study in a folder, whose run is `runs/digits` there."""
+    study = {
+        "name": "digits",
+        "agent": {"model": f"hf:{pupil}", "sampling": {"max_tokens": 26}},
+        "tasks": {"from": {"multi_step": OPTIONS}, "train": N_TRAIN, "test": N_TEST, "seed": 1},
+        "grader": "numeric",
+        "learners": [{**learner, "as": arm} for arm, learner in arms.items()],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "study.yaml").write_text(yaml.safe_dump({**study, **fields}, sort_keys=False))
+    return folder
 
 
 def make_pupil(folder: Path, updates: int = 500) -> Path:
@@ -33,7 +64,7 @@ def make_pupil(folder: Path, updates: int = 500) -> Path:
     base = find_base(str(folder))
     model, tokenizer = load_causal_lm(base).train(), load_tokenizer(base)
     chance = random.Random(0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     known = lessons(tokenizer)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.05, updates)
     for update in range(updates):
@@ -45,13 +76,10 @@ def make_pupil(folder: Path, updates: int = 500) -> Path:
         longest = max(len(ids) for ids, _ in rows)
         ids = torch.tensor([[*ids, *[tokenizer.pad_token_id] * (longest - len(ids))] for ids, _ in rows])
         labels = torch.tensor([[*[-100] * start, *ids[start:], *[-100] * (longest - len(ids))] for ids, start in rows])
-        loss = model(input_ids=ids, labels=labels).loss
-        loss.backward()
+        model(input_ids=ids, labels=labels).loss.backward()
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if update % 50 == 0 or update == updates - 1:
-            print(update, loss.item())
     model.save_pretrained(folder)
     return folder
 

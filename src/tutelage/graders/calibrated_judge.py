@@ -34,9 +34,10 @@ from tutelage.graders.judge_models import Models
 from tutelage.graders.judge_opinions import opinions_of
 from tutelage.graders.judge_pairwise import PairwiseJudge
 from tutelage.graders.labels import Labelled
+from tutelage.graders.monitored import require_standing
 from tutelage.model import Model
 from tutelage.progress import Progress
-from tutelage.records import Episode, Grade, Task, Usage, content_id
+from tutelage.records import Episode, Grade, Task, Usage
 
 ALPHA, DELTA = 0.1, 0.1
 _RULE = Rule()
@@ -102,12 +103,13 @@ def load_calibrated(
     file names, which must be the same by content. domain: what kind of items it is to judge; must be the one it was calibrated on.
 
     Raises `InputError` where the file is no such file, and, saying why, where the certificate does not hold any more: model, prompts,
-    criteria, options or domain have changed.
+    criteria, options or domain have changed, or audits have withdrawn it (`monitored`).
     """
     certificates = read_certificates(file, "calibrated")
     if len(certificates) != 1 or certificates[0].after:
         raise InputError("a calibrated judge has one certificate that stands by itself; this is a part of a cascade", file=file)
     certificate = certificates[0]
+    require_standing(file, certificates)
     require_domain(certificate, domain, file)
     found = judge or remade(certificate, model)
     require_same(certificate, found, file)
@@ -167,18 +169,14 @@ def check_fits(judge: AnyJudge, gathered: Gathered) -> None:
             raise InputError(f"the judge {kind}, and the labels are of {'single ones' if pairs else 'pairs'}", field="labels")
         if judge.options.reference and not one.case.reference:
             raise InputError(f"the judge compares with a reference, and `references` has none for the item `{one.id}`", field="references")
-    known = {_content(example.case) for annotator in judge.options.annotators for example in annotator.examples}
-    shared = [one.id for one in gathered.cases if _content(one.case) in known]
+    known = {example.case.content for annotator in judge.options.annotators for example in annotator.examples}
+    shared = [one.id for one in gathered.cases if one.case.content in known]
     if shared:
         raise InputError(
             f"{len(shared)} of the items are examples of the judge's simulated annotators (`{shared[0]}`), so it knows their labels; "
             "calibrate on others (split_labelled)",
             field="labels",
         )
-
-
-def _content(case: Case) -> str:
-    return content_id([case.question, *sorted(case.answers)])
 
 
 def evidence_of(gathered: Gathered, opinions: Sequence[Opinion | None], rule: Rule) -> tuple[list[float | None], list[bool | None]]:

@@ -34,8 +34,9 @@ from tutelage.graders.judge_confidence import Opinion
 from tutelage.graders.judge_models import Models, bind_grader
 from tutelage.graders.judge_opinions import opinions_of
 from tutelage.graders.labels import Labelled
+from tutelage.graders.monitored import promise_of, require_standing
 from tutelage.progress import Progress
-from tutelage.records import Episode, Grade, Record, Task, content_id
+from tutelage.records import Episode, Grade, Record, Task
 
 _RULE = Rule()
 NOBODY = 0
@@ -79,9 +80,9 @@ class Cascade:
 
     @cached_property
     def name(self) -> str:
-        """`cascade:` and a hash of its levels."""
-        ids = [level.certificate.id for level in self.levels]
-        return f"cascade:{content_id([ids, self.then.name if self.then else None])}"
+        """`cascade:` and the id of what its levels promise together; behind a `+` the name of what decides the rest."""
+        promised = promise_of([level.certificate for level in self.levels]).id
+        return f"cascade:{promised}" + (f"+{self.then.name}" if self.then else "")
 
     def bind(self, models: Models) -> Self:
         """The same, asking the models that `models` gives."""
@@ -176,6 +177,7 @@ def load_cascade(
     certificates = read_certificates(file, "cascade")
     if judges is not None and len(judges) != len(certificates):
         raise InputError(f"the cascade has {len(certificates)} levels, and {len(judges)} judges were given", file=file)
+    require_standing(file, certificates)
     levels = []
     for number, certificate in enumerate(certificates):
         require_domain(certificate, domain, file)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
@@ -154,11 +154,24 @@ def write_certificates(path: str | Path, kind: Kind, certificates: Sequence[Cert
     write_atomically(Path(path), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_certificates(path: str | Path, kind: Kind) -> tuple[Certificate, ...]:
-    """Raises `InputError` for a file that is absent, something else, from a newer version, or changed since it was written."""
+def kind_of_file(path: str | Path) -> Kind:
+    """Whether a file holds a calibrated judge or a cascade. Raises `InputError` where it holds neither."""
+    kind = _judged(path)["kind"]
+    if kind not in get_args(Kind):
+        raise InputError(f"it holds a grader of the kind `{kind}`, which this version does not know", file=path, field="kind")
+    return "cascade" if kind == "cascade" else "calibrated"
+
+
+def _judged(path: str | Path) -> dict[str, Any]:
     content = _content(Path(path))
     if not isinstance(content, dict) or not isinstance(content.get("certificates"), list) or "kind" not in content:
         raise InputError("this is no file of a calibrated judge; `tutelage judge calibrate` writes one", file=path)
+    return content
+
+
+def read_certificates(path: str | Path, kind: Kind) -> tuple[Certificate, ...]:
+    """Raises `InputError` for a file that is absent, something else, from a newer version, or changed since it was written."""
+    content = _judged(path)
     if content.get("format") != FORMAT:
         raise InputError(f"written in the format {content.get('format')}, and this version reads {FORMAT}", file=path, field="format")
     if content["kind"] != kind:

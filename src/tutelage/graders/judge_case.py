@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from pydantic import JsonValue
 
 from tutelage.graders.text import answer_of
-from tutelage.records import Episode, ImagePart, Message, Observation, Record, Step, Task
+from tutelage.records import Episode, ImagePart, Message, Observation, Record, Step, Task, content_id
 from tutelage.tool_protocol import parse_calls
 
 SHORTEST = 400
@@ -29,6 +30,11 @@ class Case(Record):
     question: str
     answers: tuple[str, ...]
     reference: str = ""
+
+    @cached_property
+    def content(self) -> str:
+        """A hash of question and answers in any order, as that of `labels.Item`."""
+        return content_id([self.question, *sorted(self.answers)])
 
 
 def case_of(task: Task, *episodes: Episode, max_chars: int) -> Case:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -104,7 +105,8 @@ def merge_to_folder(adapter: Adapter, base: Base, out: Path, *, dtype: Literal["
         out.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=".merging-", dir=out.parent))
         try:
-            _write_model(model, beside)
+            with _full_disk_is_named():
+                _write_model(model, beside)
             _tokenizer_of(adapter, base).save_pretrained(beside)
             _open_to_others(beside)
             beside.rename(out)
@@ -150,10 +152,22 @@ def _checked_facts(facts: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def _write_weights(model: Any, base: Base, folder: Path, kind: str) -> None:
-    if kind == "full":
-        _write_model(model, folder)
-    else:
-        _write_lora(model, base, folder)
+    with _full_disk_is_named():
+        if kind == "full":
+            _write_model(model, folder)
+        else:
+            _write_lora(model, base, folder)
+
+
+@contextmanager
+def _full_disk_is_named() -> Iterator[None]:
+    """What safetensors says where it cannot write becomes an `OSError`, as other writers raise it."""
+    with needs_train("saving weights"):
+        from safetensors import SafetensorError
+    try:
+        yield
+    except SafetensorError as failed:
+        raise OSError(str(failed)) from None
 
 
 def _write_lora(model: Any, base: Base, folder: Path) -> None:

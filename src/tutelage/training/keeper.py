@@ -16,7 +16,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import torch
 from pydantic import JsonValue
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -90,11 +92,15 @@ def healthy(found: Sequence[float]) -> bool:
 
 
 class Keeper(TrainerCallback):
-    """Follows a training step by step. kept: the best weights by the validation rows, or without any the last good ones."""
+    """Follows a training step by step.
+
+    kept: the best weights by the validation rows; without any the last ones of which the step after them showed that they are good.
+    """
 
     def __init__(self, job: Job, settings: SupervisedSettings, *, validates: bool) -> None:
         self.job, self.settings, self.validates = job, settings, validates
         self.kept: Kept | None = None
+        self._unproven: Kept | None = None
         self.saved_at = monotonic()
         self.resumed_at = 0
         self._stage: Any = None
@@ -109,6 +115,7 @@ class Keeper(TrainerCallback):
         self._stage = self.job.stage(state.max_steps).__enter__()
         for _ in range(state.global_step):
             self._stage.advance("from the checkpoint")
+        self._copy_if_due(state, more["model"])
         self._state, self._clock = state, monotonic()
         self._write()
 
@@ -144,7 +151,8 @@ class Keeper(TrainerCallback):
         if self.validates and self._looks_now(state):
             control.should_evaluate = True
         else:
-            self._keep_last_good(state, more["model"], found)
+            self._judge_copied(found)
+            self._copy_if_due(state, more["model"])
             self._save_if_due(state, control)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
@@ -182,11 +190,16 @@ class Keeper(TrainerCallback):
         every, last = self.settings.eval_steps, state.global_step >= state.max_steps
         return last or (state.global_step % every == 0 if every else float(state.epoch or 0).is_integer())
 
-    def _keep_last_good(self, state: TrainerState, model: nn.Module, found: Sequence[float]) -> None:
-        if losses(state.log_history, "eval_loss") or state.global_step % max(1, state.max_steps // LOOKS):
-            return
-        if healthy(found):
-            self.kept = Kept(state.global_step, copy_of(model))
+    def _judge_copied(self, found: Sequence[float]) -> None:
+        """A step's loss is that of the weights before it: only the next step says whether those after a step are good."""
+        if self._unproven is not None and healthy(found):
+            self.kept = self._unproven
+        self._unproven = None
+
+    def _copy_if_due(self, state: TrainerState, model: nn.Module) -> None:
+        step = state.global_step
+        if step and not self.validates and step % max(1, state.max_steps // LOOKS) == 0:
+            self._unproven = Kept(step, copy_of(model))
 
     def _save_if_due(self, state: TrainerState, control: TrainerControl) -> None:
         every, last = self.settings.save_steps, state.global_step >= state.max_steps
@@ -206,6 +219,14 @@ class Checkpoints:
 
     def _send_telemetry(self) -> None:
         """Nothing is sent anywhere."""
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As TRL's, whose warm-up begins with a rate of 0; a training of one step does not warm up, or it would learn nothing."""
+        trainer: Any = self
+        if num_training_steps == 1:
+            trainer.args.warmup_steps = 0
+        theirs: Any = super()
+        return theirs.create_scheduler(num_training_steps, optimizer)
 
     def log(self, logs: dict[str, Any], *more: Any) -> None:
         """With what the step took, which a checkpoint keeps as it does the loss."""
@@ -262,7 +283,9 @@ def _whole_folder(path: Path) -> Iterator[Path]:
         yield beside
         shutil.rmtree(path, ignore_errors=True)
         beside.rename(path)
-    except OSError as failed:
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, SafetensorError, RuntimeError) as failed:  # what safetensors and torch say where the disk is full
         raise StoreError(f"no checkpoint can be written to {path}: {failed}. Free some space, then run again to go on") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
