@@ -108,7 +108,9 @@ def test_python_examples_of_the_docs():
         assert names["convert"].spec.parameters["properties"]["amount"]["description"] == "How far."
 
 
-@pytest.mark.parametrize("page", ["environments.md", "expel.md", "knowledge.md", "reflexion.md", "sandbox.md", "upkeep.md", "workflows.md"])
+@pytest.mark.parametrize(
+    "page", ["environments.md", "expel.md", "judges.md", "knowledge.md", "reflexion.md", "sandbox.md", "upkeep.md", "workflows.md"]
+)
 def test_other_python_examples_run(page: str, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {"__name__": "example"}  # the blocks of a page follow one another

@@ -400,8 +400,12 @@ def test_a_training_killed_at_any_moment_resumes_to_the_same_weights(base, tmp_p
     assert done.stdout.strip() == "2 half written, resumed at 3"
 
 
-def test_stopped_by_another_thread_it_leaves_a_checkpoint_and_goes_on(base, tokenizer, tmp_path):
+@pytest.mark.parametrize("after", [2, 6])
+@pytest.mark.parametrize("validates", [False, True])
+def test_stopped_by_another_thread_it_leaves_a_checkpoint_and_goes_on(base, tokenizer, tmp_path, after, validates):
+    """In the middle, and after the last of its steps, when it only has to be taken over."""
     rows = rendered(tokenizer)
+    held_out = rows[:2] if validates else ()
     stop, seen = threading.Event(), []
 
     class Bar:
@@ -413,16 +417,18 @@ def test_stopped_by_another_thread_it_leaves_a_checkpoint_and_goes_on(base, toke
 
         def advance(self, note=""):
             seen.append(note)
-            if len(seen) == 2:
+            if len(seen) == after:
                 stop.set()
 
     with pytest.raises(Interrupted):
-        train_sft(job(base, tokenizer, tmp_path / "a", stop=stop, stage=lambda total: Bar()), rows, quick())
-    assert [note[:4] for note in seen] == ["loss", "loss", "clos"]
-    resumed = train_sft(job(base, tokenizer, tmp_path / "a"), rows, quick())
-    assert resumed.facts["resumed_at_step"] == 2
-    whole = train_sft(job(base, tokenizer, tmp_path / "b"), rows, quick())
+        train_sft(job(base, tokenizer, tmp_path / "a", stop=stop, stage=lambda total: Bar()), rows, quick(), validation=held_out)
+    assert [note[:4] for note in seen] == [*["loss"] * after, "clos"]
+    resumed = train_sft(job(base, tokenizer, tmp_path / "a"), rows, quick(), validation=held_out)
+    assert resumed.facts["resumed_at_step"] == after
+    whole = train_sft(job(base, tokenizer, tmp_path / "b"), rows, quick(), validation=held_out)
     assert same(copy_of(resumed.model), copy_of(whole.model))
+    for told in ("steps", "loss_last", "kept_from_step", "validation_loss"):
+        assert resumed.facts.get(told) == whole.facts.get(told)
     resumed.clear()
     assert not resumed.workplace.exists()
 

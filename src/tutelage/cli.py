@@ -13,6 +13,7 @@ from tutelage.commands.adapter_cli import adapter_app
 from tutelage.commands.data_cli import data_app
 from tutelage.commands.environment_cli import environment_app
 from tutelage.commands.inbox_cli import inbox_app
+from tutelage.commands.judge_cli import judge_app
 from tutelage.commands.knowledge_cli import knowledge_app
 from tutelage.commands.label_cli import label
 from tutelage.errors import BudgetExceeded, InputError, TutelageError
@@ -34,6 +35,7 @@ app.add_typer(environment_app, name="env")
 app.add_typer(data_app, name="data")
 app.add_typer(adapter_app, name="adapter")
 app.add_typer(inbox_app, name="inbox")
+app.add_typer(judge_app, name="judge")
 
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file. `tutelage schema` describes its keys.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/helpdesk.")]

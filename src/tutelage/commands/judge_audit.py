@@ -19,7 +19,7 @@ from tutelage.commands.judge_view import audit_rows, print_rows
 from tutelage.errors import GraderError, InputError
 from tutelage.experience.database import Database
 from tutelage.experience.store import Store
-from tutelage.experience.tables import grades
+from tutelage.experience.tables import episodes, grades
 from tutelage.graders.audit import drawn_for_audit
 from tutelage.graders.calibrated_judge import CalibratedJudge, load_calibrated
 from tutelage.graders.cascade import Cascade, load_cascade
@@ -31,7 +31,7 @@ from tutelage.graders.judge_prompts import Asked
 from tutelage.graders.labels import Item, Kind, read_items, read_labelled, write_labelled
 from tutelage.graders.monitored import Drawn, Trail
 from tutelage.inbox import Inbox
-from tutelage.records import Experience
+from tutelage.records import Experience, Grade
 
 RATE = 0.1
 LABELLED = (".csv", ".tsv", ".jsonl")
@@ -81,6 +81,8 @@ def audit_judge(
     trail = Trail(file, certificates)
     drawn_for_audit("", rate)  # refuses a rate that is none
     of_items = Path(source).suffix.lower() in LABELLED
+    if not of_items:
+        store_of(source)  # refuses what is no run
     people = _people(file, certificates, labels, inbox or (None if of_items else source))
     console, taken = Console(), _take_in(trail, people, certificates)
     console.print(Text(f"taken in: {taken} answer{'s' * (taken != 1)}"))
@@ -88,7 +90,7 @@ def audit_judge(
         fresh = (
             _from_items(file, trail, rate, items or LabelFile(Path(source))) if of_items else _from_run(source, trail, certificates, rate)
         )
-        console.print(Text(f"drawn: {_put(trail, people, list(fresh), rate)} new verdicts, {rate:.0%} of those it accepted, by a hash"))
+        console.print(Text(f"drawn: {_put(trail, people, list(fresh), rate)} new verdicts, by a hash, at a rate of {rate:g}"))
     why = trail.withdrawn()
     console.print(Text(standing(file, certificates), style="bold"))
     print_rows(console, audit_rows(trail))
@@ -121,33 +123,42 @@ def _put(trail: Trail, people: People, verdicts: Sequence[Verdict], rate: float)
 
 
 def _from_run(run: str, trail: Trail, certificates: Sequence[Certificate], rate: float) -> Iterator[Verdict]:
-    """What the judge accepted in a run and the hash draws, as far as it was not drawn before."""
+    """What the judge accepted in a run and the hash draws, as far as it was not drawn before.
+
+    Of each task and agent it is the first verdict: attempts at one task are wrongly judged together, and a test would take them for many.
+    """
     chars = max(_option(one, "max_chars") for one in certificates)
-    place = store_of(run)
+    place, seen = store_of(run), set(trail.drawn)
     with Store(place) as store:
         for experience in graded_by(store, place, trail.promise.id):
             episode, grade = experience.episode, experience.grade
-            item = f"{experience.study}:{episode.ref}"
-            level = grade.parts.get("level")
-            accepted = grade.score is not None and not grade.abstained and (level is None or 1 <= level <= len(certificates))
-            if not accepted or item in trail.drawn or not drawn_for_audit(item, rate, trail.promise.id):
+            item = f"{experience.study}:{episode.agent_version}/{episode.task_id}"
+            if grade.score is None or not _accepted_by_judge(grade, len(certificates)) or item in seen:
                 continue
-            if (task := store.task(episode.task_id)) is None or grade.score is None:
-                continue
-            case = case_of(task, episode, max_chars=int(chars))
-            yield Verdict(item, case, grade.score, grade.confidence, task.id, episode.agent_version, episode.ref)
+            seen.add(item)
+            task = store.task(episode.task_id)
+            if task is not None and drawn_for_audit(item, rate, trail.promise.id):
+                case = case_of(task, episode, max_chars=chars)
+                yield Verdict(item, case, grade.score, grade.confidence, task.id, episode.agent_version, episode.ref)
+
+
+def _accepted_by_judge(grade: Grade, levels: int) -> bool:
+    """Whether a judge decided, and not whoever is asked where none does."""
+    level = grade.parts.get("level")
+    return not grade.abstained and (level is None or 1 <= level <= levels)
 
 
 def graded_by(store: Store, place: str, promise: str) -> list[Experience]:
     """The experiences of a store that the judge of this promise graded."""
+    query = select(episodes.c.study, episodes.c.agent_version, grades.c.grader).distinct()
     database = Database(place)
     try:
-        names = {row.grader for row in database.rows(select(grades.c.grader).distinct())}
+        rows = database.rows(query.join_from(episodes, grades, grades.c.episode_id == episodes.c.id))
     finally:
         database.close()
-    own = [name for name in names if name in (f"calibrated:{promise}", f"cascade:{promise}") or name.startswith(f"cascade:{promise}+")]
-    agents = dict.fromkeys((one.study, one.episode.agent_version) for one in store.experiences()) if own else ()
-    return [one for name in sorted(own) for study, version in agents for one in store.load(study, version, name).values()]
+    names = (f"calibrated:{promise}", f"cascade:{promise}")
+    own = sorted(tuple(row) for row in rows if row.grader in names or row.grader.startswith(f"{names[1]}+"))
+    return [one for study, version, name in own for one in store.load(study, version, name).values()]
 
 
 def store_of(run: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from tutelage.commands.judge_view import NOT_PROMISED, audit_rows, bins_of, level_rows, promise_words
+from tutelage.commands.judge_view import NOT_PROMISED, audit_rows, bins_of, level_rows, promise_words, shared_rows
 from tutelage.files import write_atomically
 from tutelage.graders.audit import Monitor
 from tutelage.graders.certificate import Certificate
@@ -54,7 +54,13 @@ def render_page(name: str, certificates: Sequence[Certificate], trail: Trail, st
     scripts = [get_plotlyjs(), files("tutelage.study").joinpath("page", "page.js").read_text(encoding="utf-8")]
     body = [
         f'<header><p class="over">Judge report</p><p class="study">{escape(name)}</p><h1>{escape(standing)}</h1></header>',
-        _table([("promised", promise_words(trail.promise, certificates)), ("not promised", NOT_PROMISED)]),
+        _table(
+            [
+                ("promised", promise_words(trail.promise, certificates)),
+                ("not promised", NOT_PROMISED),
+                *shared_rows(trail.promise, certificates),
+            ]
+        ),
         *levels,
         "<h2>Audits</h2>" + _table(audit_rows(trail)) + (_box(history) if history else ""),
     ]
@@ -115,7 +121,7 @@ def _agreement_plot(calibration: Calibration) -> Figure:
         "hoverinfo": "text",
     }
     shapes = [_line(low, 1, low, 1, "var(--faint)", "dot"), *_threshold(calibration)]
-    return _figure([dots], shapes, "confidence", "agreement with people", (-0.03, 1.03))
+    return _figure([dots], shapes, "confidence", "agreement with people", (-0.05, 1.07))
 
 
 def _walk_plot(calibration: Calibration) -> Figure:

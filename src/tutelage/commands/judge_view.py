@@ -67,7 +67,7 @@ def promise_words(promise: Promise, certificates: Sequence[Certificate]) -> str:
 
 def print_certificates(console: Console, promise: Promise, certificates: Sequence[Certificate]) -> None:
     """Print what is promised, what is not, and on what evidence, each level by itself."""
-    rows = [("promised", promise_words(promise, certificates)), ("not promised", NOT_PROMISED), *_shared_rows(promise, certificates)]
+    rows = [("promised", promise_words(promise, certificates)), ("not promised", NOT_PROMISED), *shared_rows(promise, certificates)]
     print_rows(console, rows)
     for number, certificate in enumerate(certificates, 1):
         if len(certificates) > 1:
@@ -85,7 +85,8 @@ def print_rows(console: Console, rows: Sequence[tuple[str, str]]) -> None:
     console.print(table)
 
 
-def _shared_rows(promise: Promise, certificates: Sequence[Certificate]) -> list[tuple[str, str]]:
+def shared_rows(promise: Promise, certificates: Sequence[Certificate]) -> list[tuple[str, str]]:
+    """What all levels share: the levels of error, and the labels."""
     first = certificates[0]
     people = first.people
     alpha = "cannot be told from these labels" if people.krippendorff is None else f"{people.krippendorff:.2f}"
@@ -129,7 +130,8 @@ def print_agreement(console: Console, calibration: Calibration) -> None:
     for column in ("confidence", "items", "agree", "", ""):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for place, one in enumerate(bins):
-        decides = "decides" if calibration.accepts(one.low) else "abstains"
+        reached = calibration.threshold is not None and (place == 0 or bins[place - 1].low > calibration.threshold)
+        decides = "decides" if calibration.accepts(one.low) else "in part" if reached else "abstains"
         ends = f"from {one.low:.3g}" if place == 0 else f"{one.low:.3g} to {bins[place - 1].low:.3g}"
         table.add_row(ends, str(one.n), f"{one.share:.0%}", "#" * round(BAR * one.share), decides)
     console.print(table)

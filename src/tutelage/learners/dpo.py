@@ -1,7 +1,7 @@
 """DPO: direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290). The weights learn to prefer the better of two answers.
 
-Pairs are a success and a failure of the agent itself at one task (or two scores that lie `margin` apart), or come from a file: a judge's, a
-person's. The loss is in `training/dpo_trainer.py`.
+Pairs are a success and a failure of the agent itself at one task (or two scores that lie `margin` apart), two attempts that a judge of
+pairs compares, or come from a file: a person's. The loss is in `training/dpo_trainer.py`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue
 
 from tutelage.agent import Agent
+from tutelage.errors import InputError
 from tutelage.experience.views import by_task, preference_rows
 from tutelage.learner import Need
+from tutelage.learners.judged_pairs import judged_pairs, pair_judge
 from tutelage.learners.supervised import (
     Gathering,
     check_file,
@@ -33,15 +35,16 @@ from tutelage.training.settings import read_settings
 from tutelage.training.supervised import check_rows, train_dpo
 from tutelage.training.supervised_job import DPOSettings, Job, TokenPair, Trained
 
-Source = Literal["episodes", "file"]
+Source = Literal["episodes", "judge", "file"]
 Keyed = list[tuple[str, PreferenceRow]]
 
 
 class Options(Gathering, DPOSettings):
     """`DPOSettings`, and where the pairs come from: see `Gathering`.
 
-    source: own `episodes`, or a `file`. margin: a pair is any two scores that lie so far apart (None: a success and a failure). pairs:
-    `best` makes each episode part of one pair at most, `all` takes every pair, those furthest apart first; of either `per_task` are kept.
+    source: own `episodes` by their grades, own episodes as a `judge` compares them, or a `file`. margin: a pair is any two scores that lie
+    so far apart (None: a success and a failure). pairs: `best` makes each episode part of one pair at most, `all` takes every pair, those
+    furthest apart first. Of all `per_task` are kept; a judge knows neither margin nor scores.
     """
 
     source: Source = "episodes"
@@ -53,22 +56,30 @@ class Options(Gathering, DPOSettings):
 
 
 class DPO:
-    """Learn from preferences. The options are those of `Options`; a wrong one raises `InputError`."""
+    """Learn from preferences. The options are those of `Options`; a wrong one raises `InputError`.
+
+    judge: with `source: judge`, the file of a calibrated judge of pairs, or the keys of one: {model: ..., criteria: ...}.
+    """
 
     name = "dpo"
 
-    def __init__(self, source: Source = "episodes", **options: Any) -> None:
+    def __init__(self, source: Source = "episodes", *, judge: Any = None, **options: Any) -> None:
         self.options = read_settings(Options, {"source": source, **options}, self.name)
         check_file(self.options.source, self.options.file)
+        if (source == "judge") != (judge is not None):
+            wrong = "name the judge" if judge is None else "a judge is asked with `source: judge` only"
+            raise InputError(wrong, field="judge")
+        self.judge = None if judge is None else pair_judge(judge)
         self.needs = frozenset({Need.WEIGHTS, Need.GRADES} if source == "episodes" else {Need.WEIGHTS})
 
     def described(self) -> dict[str, Any]:
         """The settings that decide what is learned."""
-        return {self.name: described(self.options, self.options.file)}
+        judge = {} if self.judge is None else {"judge": self.judge.name}
+        return {self.name: {**described(self.options, self.options.file), **judge}}
 
     def forecast_calls(self, n_tasks: int) -> int:
         """Episodes that learning will run."""
-        return n_tasks * self.options.attempts if self.options.source == "episodes" else 0
+        return n_tasks * self.options.attempts if self.options.source != "file" else 0
 
     async def learn(self, agent: Agent, practice: Practice) -> Agent:
         """The agent with the weights that it learned; where it wears an adapter, that one learned on. The reference is the agent as it was.
@@ -92,6 +103,17 @@ class DPO:
         known = {task.id: task for task in practice.tasks}
         shared = [spec for group in await tools_of(agent, practice) for spec in group] if agent.load().native_tools else []
         native = agent.load().native_tools
+        if self.judge is not None:
+            judged = await judged_pairs(
+                experiences,
+                practice,
+                self.judge,
+                per_task=options.per_task,
+                truncated=options.truncated_episodes,
+                tools=lambda task_id: [*shared, *known[task_id].tools] if native else (),
+            )
+            practice.note(**judged.facts)
+            return judged.rows
         return [
             (known[task_id].input_id, row)
             for task_id, tried in by_task(experiences).items()
@@ -135,6 +157,8 @@ class DPO:
         return pairs, dropped
 
     def _nothing_found(self) -> str:
+        if self.judge is not None:
+            return "the judge preferred no attempt to another, so there is nothing to learn from: raise attempts, or set temperature"
         apart = "one success and one failure" if self.options.margin is None else f"scores {self.options.margin:g} apart"
         missing = f"no training task had {apart} on one prompt"
         return f"{missing}, so there is nothing to learn from: raise attempts, or set temperature or margin"

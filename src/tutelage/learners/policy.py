@@ -193,6 +193,7 @@ class _Run:
             mask_truncated=self.settings.loop.mask_truncated_completions,
             max_length=self.settings.train.max_length,
             truncate=self.settings.train.truncate,
+            min_confidence=self.settings.loop.min_confidence,
         )
         return read_rollouts(experiences, reading, self.names)
 

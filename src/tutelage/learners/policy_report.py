@@ -17,6 +17,7 @@ _WHY = {
     LeftOut.NO_TOKENS: "the model did not say which tokens it sampled (agents on hf:... and gguf:... do)",
     LeftOut.TOO_LONG: "they have more tokens than `max_length` (raise it, shorten the prompt, or set `truncate`)",
     LeftOut.ABSTAINED: "the grader abstained",
+    LeftOut.UNSURE: "the grader is less sure than `min_confidence`",
     LeftOut.MODEL_ERROR: "the model failed",
 }
 
@@ -58,9 +59,17 @@ def facts_of(state: State, n_train: int, n_held_out: int) -> dict[str, JsonValue
             "validation_scores": [[evaluation.step, round(evaluation.score, 4)] for evaluation in state.evaluations],
             "validation_tokens_per_answer": [state.evaluations[0].tokens, state.best.tokens],
         }
+    elif _fell(rewards):
+        facts["warning"] = "the reward fell and no tasks were held out to choose a better step: set `validation`, or lower `learning_rate`"
     if state.stopped:
         facts["stopped" if state.updates else "nothing_learned"] = state.stopped
     return facts
+
+
+def _fell(rewards: Sequence[float]) -> bool:
+    """Whether the last third of the steps earned less than the first."""
+    third = len(rewards) // 3
+    return third > 0 and sum(rewards[-third:]) < sum(rewards[:third])
 
 
 def any_usable(rows: Sequence[Row]) -> bool:

@@ -23,7 +23,8 @@ class Loop(Record):
     dynamic_sampling: groups whose rewards do not differ (standard deviation not above `min_reward_std`) teach nothing; they are dropped and
     further tasks drawn, in up to `max_rounds` rounds a step, until the batch is full (None: on for grpo, off for ppo, which needs no
     groups). mask_truncated_completions: episodes that were cut off bear no loss, though their reward still counts in their group; by
-    default they are learned from with the grade that they have.
+    default they are learned from with the grade that they have. min_confidence: leave out episodes that the grader is less sure of, where
+    it says how sure it is (a judge; None: none); those that it abstained from are always left out.
 
     validation: the share of the training tasks that is held out to choose the best step by the greedy score (None: a tenth where that is
     `MIN_VALIDATION` tasks or more, else none, and the last step is returned). eval_steps: steps between evaluations; one is made before
@@ -40,6 +41,7 @@ class Loop(Record):
     min_reward_std: float = Field(1e-6, ge=0)
     max_rounds: int = Field(4, gt=0)
     mask_truncated_completions: bool = False
+    min_confidence: float | None = Field(None, ge=0, le=1)
     validation: float | None = Field(None, ge=0, lt=1)
     eval_steps: int = Field(10, gt=0)
     patience: int | None = Field(None, gt=0)
@@ -69,7 +71,8 @@ class PolicySettings:
 
     def described(self) -> dict[str, Any]:
         """All that decides what is learned."""
-        loop = self.loop.model_dump(mode="json", exclude={"save_steps"}) | {"dynamic_sampling": self.dynamic}
+        left_out = {"save_steps"} | ({"min_confidence"} if self.loop.min_confidence is None else set())  # so that it is no new setting
+        loop = self.loop.model_dump(mode="json", exclude=left_out) | {"dynamic_sampling": self.dynamic}
         return {**loop, **described(self.policy), **self.train.model_dump(mode="json")}
 
     def forecast_episodes(self, n_tasks: int) -> int:

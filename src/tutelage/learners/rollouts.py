@@ -17,7 +17,7 @@ from statistics import fmean, pstdev
 
 from tutelage.errors import InputError
 from tutelage.graders.combine import NO_NUMBER
-from tutelage.records import Experience, Segment, StopReason, TokenTrace
+from tutelage.records import Experience, Grade, Segment, StopReason, TokenTrace
 from tutelage.training.policy_gradient import Sample, informative
 
 
@@ -30,6 +30,8 @@ class LeftOut(StrEnum):
     """It has no grade: the grader failed, or said that it cannot tell."""
     ABSTAINED = "abstained"
     """The grader abstained."""
+    UNSURE = "unsure"
+    """The grader's confidence is below `min_confidence`."""
     NO_TOKENS = "no_tokens"
     """The model did not say which tokens it sampled, in one turn at least."""
     TOO_LONG = "too_long"
@@ -42,13 +44,19 @@ class Reading:
 
     logprobs: keep those of the sampler, which are needed where another engine sampled. mask_truncated: an episode that was cut off bears
     no loss, though its reward counts in its group. max_length: of a sample, in tokens; a longer one is cut there where `truncate` says so,
-    else its episode is left out.
+    else its episode is left out. min_confidence: leave out episodes whose grader says that it is less sure than this; a grade that comes
+    without a confidence stays (a rule's).
     """
 
     logprobs: bool = False
     mask_truncated: bool = False
     max_length: int | None = None
     truncate: bool = False
+    min_confidence: float | None = None
+
+    def unsure(self, grade: Grade) -> bool:
+        """Whether the grader is not sure enough."""
+        return self.min_confidence is not None and grade.confidence is not None and grade.confidence < self.min_confidence
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,8 @@ def read_experience(experience: Experience, reading: Reading = Reading()) -> tup
         return LeftOut.ABSTAINED
     if grade.score is None:
         return LeftOut.UNGRADED
+    if reading.unsure(grade):
+        return LeftOut.UNSURE
     if not _all_traced(experience):
         return LeftOut.NO_TOKENS
     stretches = [stretch for segment in episode.segments for stretch in stretches_of(segment)]

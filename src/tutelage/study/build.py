@@ -25,7 +25,7 @@ from tutelage.suggest import unknown
 from tutelage.tool import Tool
 from tutelage.workflows.load import make_workflow
 
-_PATHS = ("file", "folder", "database", "root", "transfer_from")
+_PATHS = ("file", "judge", "folder", "database", "root", "transfer_from")
 """Options that name a file: one that stands beside the study file is found there."""
 
 _MODELS = ("teacher", "reflect_with", "extract_with", "adapt_with", "user")

@@ -15,6 +15,7 @@ from tutelage.study.statistics import (
     POWER,
     RESAMPLES,
     Comparison,
+    Interval,
     TestName,
     detectable_from,
     fewest_tasks,
@@ -80,7 +81,18 @@ def findings(report: Report) -> Findings:
 
 def recommend(evidence: Evidence) -> str:
     """The finding and its details, one a line."""
-    parts = (_on_cheap, _on_rival, _on_costs, _on_prices, _on_worse, _on_undecided, _on_incomparable, _on_ungraded, _on_cut_off)
+    parts = (
+        _on_cheap,
+        _on_rival,
+        _on_costs,
+        _on_prices,
+        _on_worse,
+        _on_undecided,
+        _on_incomparable,
+        _on_abstained,
+        _on_ungraded,
+        _on_cut_off,
+    )
     details = [line for part in (*parts, _on_looks, _on_tests) for line in part(evidence)]
     return "\n".join([_headline(evidence), *details])
 
@@ -225,6 +237,33 @@ def _on_incomparable(evidence: Evidence) -> Iterator[str]:
     silent = [quoted(arm.name) for arm in others if arm.p_holm is None]
     if silent and baseline.score is not None:
         yield f"Not compared, because no task was graded both there and in the baseline: {_listed(silent)}."
+
+
+def _on_abstained(evidence: Evidence) -> Iterator[str]:
+    for arm in evidence.arms:
+        found = arm.abstained
+        if found is None:
+            continue
+        if found.n and found.score is not None:
+            share = f"{found.n} of {found.episodes:,} episodes ({found.n / found.episodes:.0%})"
+            yield (
+                f"The grader abstained from {share} of {quoted(arm.name)}; its score is that of the others. Were all of these failures it "
+                f"would be {number(found.score[0])}, were all successes {number(found.score[1])} ({SURE} interval, whatever they are: "
+                f"{interval(found.ci)})."
+            )
+        if found.delta is not None:
+            yield (
+                f"Whatever the abstentions hide, {quoted(arm.name)} changes the baseline's score by {signed(found.delta[0])} to "
+                f"{signed(found.delta[1])} ({SURE} interval {signed_interval(found.delta_ci)}){_depends(found.delta_ci)}."
+            )
+
+
+def _depends(ends: Interval | None) -> str:
+    if ends is None:
+        return ""
+    if ends[0] > 0 or ends[1] < 0:
+        return f": a {'gain' if ends[0] > 0 else 'loss'} in every case"
+    return ": whether that is a gain depends on what they hide, and on chance"
 
 
 def _on_ungraded(evidence: Evidence) -> Iterator[str]:

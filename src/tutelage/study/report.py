@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from tutelage.errors import InputError
 from tutelage.files import write_atomically
+from tutelage.study.abstentions import abstentions
 from tutelage.study.choice import Choice, choose
 from tutelage.study.findings import Evidence, recommend
 from tutelage.study.render_html import render_html
@@ -46,7 +47,7 @@ def make_report(
         choice=choice,
         against_cheap={name: compared.with_cheap(choice.arm, name) for name in compared.cheap_scores} if choice else {},
         episodes={arm.name: len(arm.rows) for arm in arms},
-        ungraded={arm.name: sum(row.score is None for row in arm.rows) for arm in arms},
+        ungraded={arm.name: sum(row.score is None and not row.abstained for row in arm.rows) for arm in arms},
         cut_off={arm.name: sum(not row.stop.finished for row in arm.rows) for arm in arms},
         pairs={name: found.n for name, found in compared.with_baseline.items()},
         tests={name: found.test for name, found in compared.with_baseline.items() if found.test},
@@ -78,6 +79,7 @@ class _Compared:
         self.scores: dict[str, Scores] = {arm.name: arm.scores for arm in arms}
         self.cheap_scores = {result.name: _cheap_scores(result, arms[0]) for result in cheap}
         self.baseline = arms[0].name
+        self.abstained = abstentions(arms, seed)
         self.with_baseline = {arm.name: self.between(self.baseline, arm.name) for arm in arms[1:]}
 
     def between(self, one: str, other: str) -> Comparison:
@@ -112,6 +114,7 @@ class _Compared:
             learn=arm.learn,
             use=_use(arm.rows),
             facts=arm.facts,
+            abstained=self.abstained.get(arm.name),
         )
 
 

@@ -1,7 +1,7 @@
 """The frozen data of a study's report: what is measured (per episode), and what is reported (per arm).
 
-`Report` is a stable format: its fields, their names and their order are what `report.json` holds. What is unknown is null; `facts` and
-`warnings` stand there only where there are any.
+`Report` is a stable format: its fields, their names and their order are what `report.json` holds. What is unknown is null; `facts`,
+`abstained` and `warnings` stand there only where there are any.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ Score = Annotated[float | None, BeforeValidator(_graded)]
 
 
 class TestRow(Record):
-    """One test episode of one arm. `score` None: not graded (a score that is not finite becomes None). `words` are the grader's."""
+    """One test episode of one arm. `score` None: not graded (a score that is not finite becomes None). `words` are the grader's.
+
+    abstained: it is not graded because the grader abstained.
+    """
 
     __test__: ClassVar[bool] = False  # pytest takes classes called Test* for tests
 
@@ -39,6 +42,7 @@ class TestRow(Record):
     seconds: float = 0.0
     stop: StopReason = StopReason.ANSWERED
     words: str = ""
+    abstained: bool = False
 
 
 class CurvePoint(Record):
@@ -104,8 +108,27 @@ class UseCost(Record):
     seconds: float | None = None
 
 
+class Abstained(Record):
+    """The `n` of an arm's episodes that the grader abstained from, and what they leave open.
+
+    score: the mean over tasks if every abstention were a failure, and if every one were a success; ci: from the lower end of the first
+    one's interval to the upper end of the second's. delta, delta_ci: the same of the difference from the baseline, whose abstentions are
+    taken the other way round (None for the baseline).
+    """
+
+    n: int
+    episodes: int
+    score: Interval | None
+    ci: Interval | None
+    delta: Interval | None = None
+    delta_ci: Interval | None = None
+
+
 class ArmReport(Record):
-    """An arm in the report. n: graded test tasks. delta, delta_ci, p, p_holm compare it with the baseline (None for the baseline)."""
+    """An arm in the report. n: graded test tasks. delta, delta_ci, p, p_holm compare it with the baseline (None for the baseline).
+
+    abstained: where the grader abstained here or in the baseline.
+    """
 
     name: str
     learner: str | None
@@ -120,10 +143,11 @@ class ArmReport(Record):
     learn: Cost
     use: UseCost
     facts: Mapping[str, JsonValue] = {}
+    abstained: Abstained | None = None
 
     @model_serializer(mode="wrap")
     def _without_empty_facts(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in write(self).items() if key != "facts" or value}
+        return {key: value for key, value in write(self).items() if key not in ("facts", "abstained") or value}
 
 
 class CheapReport(Record):

@@ -337,6 +337,7 @@ def _row(experience: Experience) -> TestRow:
         seconds=episode.seconds,
         stop=episode.stop,
         words=grade.words,
+        abstained=grade.abstained,
     )
 
 

@@ -27,7 +27,7 @@ from tutelage.records import content_id
 from tutelage.training.adapters import check_fits, load_adapter
 from tutelage.training.base import load_causal_lm, load_tokenizer
 from tutelage.training.batches import packs, plain_output
-from tutelage.training.keeper import Diverged, Keeper, history_rows, losses, newest_checkpoint, put_back, trainable
+from tutelage.training.keeper import STATE, Diverged, Keeper, history_rows, losses, newest_checkpoint, put_back, trainable
 from tutelage.training.settings import Lora
 from tutelage.training.sharing import Sharing
 from tutelage.training.supervised_job import PLACE_ONLY, Interrupted, Job, SupervisedSettings, Trained
@@ -74,11 +74,23 @@ def run(job: Job, settings: SupervisedSettings, make: MakeTrainer, data: Any, fa
 def _train(trainer: Any, place: Path, keeper: Keeper) -> str | None:
     """Train, from the last checkpoint where there is one. Why it stopped early; None where it did not."""
     checkpoint = newest_checkpoint(place)
+    if checkpoint is not None and _was_finished(trainer, keeper, checkpoint):
+        return None
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except Diverged:
         return "diverged"
     return "no better by the validation rows" if trainer.state.global_step < trainer.state.max_steps else None
+
+
+def _was_finished(trainer: Any, keeper: Keeper, checkpoint: Path) -> bool:
+    """Take over a training that was interrupted after its last step: begun again from there, transformers would make one step more."""
+    state = transformers.TrainerState.load_from_json(str(checkpoint / STATE))
+    if state.global_step < state.max_steps:
+        return False
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state, keeper.resumed_at = state, state.global_step
+    return True
 
 
 def _settle(trainer: Any, keeper: Keeper, stopped: str | None, *, validates: bool) -> int:
