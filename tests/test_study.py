@@ -14,6 +14,7 @@ import pytest
 
 import tutelage as tt
 from tutelage.errors import InputError, SealedError
+from tutelage.files import remove_leftovers
 from tutelage.study.cheap import cheap_answers
 
 COLOURS = ["red", "green", "blue", "black"]
@@ -216,3 +217,15 @@ def timeless(folder: Path) -> dict:
             arm[part].pop("seconds")
     report["recommendation"] = ""  # it mentions seconds where money is unknown or zero
     return report
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    folder = tmp_path / "run" / "adapters" / ".abc.1.part"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text("half")
+    file = tmp_path / "run" / ".report.json.1.part"
+    file.write_text("half")
+    remove_leftovers(tmp_path / "run")
+    assert not folder.exists()
+    assert not file.exists()
+    assert (tmp_path / "run" / "adapters").is_dir()

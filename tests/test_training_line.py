@@ -27,7 +27,7 @@ from tutelage.records import StopReason
 from tutelage.study.config import load_agent
 from tutelage.study.learned import read_any_learned
 
-pytest.importorskip("torch", reason="extra `train` is not installed")
+torch = pytest.importorskip("torch", reason="extra `train` is not installed")
 pytest.importorskip("trl", reason="extra `train` is not installed")
 pytestmark = pytest.mark.torch
 
@@ -45,6 +45,15 @@ from tutelage.training.chat import prompt_ids  # noqa: E402
 TESTS = Path(__file__).parent
 RUN = Path("runs/digits")
 TASKS = multi_step_tasks(36, 1, **digits.OPTIONS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the processes that are forked: sums are then added in the same order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

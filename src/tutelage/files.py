@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,3 +24,12 @@ def write_atomically(path: Path, text: str) -> None:
         with suppress(OSError):
             beside.unlink()
         raise StoreError(f"{path} cannot be written: {failed.strerror}. Free some space or choose another folder, then run again") from None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the half-written files and folders of killed processes below a folder that this process alone writes to."""
+    for left in [*folder.rglob(".*.part")]:
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)

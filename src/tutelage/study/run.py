@@ -19,7 +19,7 @@ from tutelage.agent import Agent
 from tutelage.environment import EnvironmentFactory
 from tutelage.errors import InputError, MissingExtra
 from tutelage.experience.store import RunLock, Store
-from tutelage.files import write_atomically
+from tutelage.files import remove_leftovers, write_atomically
 from tutelage.grader import Grader
 from tutelage.history import merge, people_part
 from tutelage.learner import Learner, Need, learn_once
@@ -91,6 +91,7 @@ class Study:
             return await _Running(self, Store(":memory:"), None).report()
         folder = Path(self.out)
         with RunLock(folder):
+            remove_leftovers(folder)
             store = Store(folder / "experience.sqlite")
             try:
                 return await _Running(self, store, folder).report()
