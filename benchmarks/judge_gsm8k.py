@@ -12,8 +12,11 @@ costs on all items. Beside the guarantee: the thresholds that people use without
 
     python benchmarks/judge_gsm8k.py --models gguf:smollm2-135m qwen2.5-coder-0.5b.gguf qwen2.5-coder-1.5b.gguf
 
-A judge of 135 million weights takes about a second an item on two cores, one of 1.5 billion about seven: 300 items by three judges take
-about an hour. Any model may judge: `--models endpoint:small endpoint:big`.
+A prompt has some 410 tokens, of which the first 85 are alike and read once. At 218, 129 and 60 tokens a second (135 million, .5 and 1.5
+billion weights on two cores) an item takes 1.5, 2.5 and 5.5 seconds: 300 items by three judges take about 50 minutes. Two calls run at
+once, so the seconds of a call, by which judges are compared, are about twice that. Ctrl-C at any time: what was asked is kept, and the
+same command goes on; with other --alphas, --times, or fewer models nothing is asked again. Any model may judge:
+`--models endpoint:small endpoint:big`.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from tutelage.model import Model
 from tutelage.records import content_id
 
 CRITERION = "The solution is right: every step follows, every calculation is correct, and its final number answers the question."
-ALPHAS, DELTAS = (0.1, 0.2, 0.3), (0.1,)
+ALPHAS, DELTA = (0.1, 0.2, 0.3), 0.1
 SOLVERS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
@@ -227,6 +230,7 @@ def arguments() -> argparse.Namespace:
         "--models", nargs="+", default=["gguf:smollm2-135m"], help="cheapest first; names, or GGUF files (default: %(default)s)"
     )
     parser.add_argument("--items", type=int, default=300, help="at most 2,800 (default: %(default)s)")
+    parser.add_argument("--alphas", type=float, nargs="+", default=ALPHAS, help="disagreement to allow (default: %(default)s)")
     parser.add_argument("--times", type=int, default=1000, help="splits (default: %(default)s)")
     parser.add_argument("--confidence", choices=["token", "stated"], default="token", help="default: %(default)s")
     parser.add_argument("--explain", action="store_true", help="ask for reasons before the verdict, which takes many times as long")
@@ -241,16 +245,25 @@ def main() -> None:
     chosen = arguments()
     models = [f"gguf:{Path(name).expanduser()}" if name.endswith(".gguf") and ":" not in name else name for name in chosen.models]
     items = read_items(chosen.data, chosen.items, reference=chosen.reference)
-    least = items_needed(min(ALPHAS), min(DELTAS) / len(models))
+    least = items_needed(min(chosen.alphas), DELTA / len(models))
     if len(items) // 2 < max(30, least):
         raise SystemExit(f"{len(items)} items are too few: half of them must be {max(30, least)} at least")
-    with tt.Store(chosen.out / "experience.sqlite") as store:
-        collector = tt.Collector(lambda task, episode: None, store=store, study="judge-gsm8k")
-        levels = [asyncio.run(gather(model, items, collector, chosen)) for model in models]
-    found = {f"alpha {alpha}, delta {delta}": splits(levels, alpha, delta, chosen.times) for alpha in ALPHAS for delta in DELTAS}
+    Console().print(f"{len(items)} solutions, of which {sum(item.right for item in items)} are right; replies are kept in {chosen.out}")
+    try:
+        levels = ask_all(models, items, chosen)
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; what was asked is kept, and the same command goes on") from None
+    found = {f"alpha {alpha}, delta {DELTA}": splits(levels, alpha, DELTA, chosen.times) for alpha in chosen.alphas}
     show(levels, found, len(items), chosen.times)
     if chosen.json:
         chosen.json.write_text(json.dumps(written(levels, found, chosen), indent=1) + "\n")
+
+
+def ask_all(models: Sequence[str], items: Sequence[Item], chosen: argparse.Namespace) -> list[Level]:
+    """Every judge on everything, one judge after another."""
+    with tt.Store(chosen.out / "experience.sqlite") as store:
+        collector = tt.Collector(lambda task, episode: None, store=store, study="judge-gsm8k")
+        return [asyncio.run(gather(model, items, collector, chosen)) for model in models]
 
 
 def written(levels: Sequence[Level], found: dict[str, Any], chosen: argparse.Namespace) -> dict[str, Any]:

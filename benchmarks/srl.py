@@ -183,7 +183,8 @@ def seed_scores(study: tt.Study, out: Path) -> dict[str, dict[int, float]]:
             for experience in store.experiences(study=study.name, arm=arm):
                 if experience.episode.task_id in tested and experience.grade.score is not None:
                     scores[experience.episode.seed].append(experience.grade.score)
-            found[arm] = {seed: fmean(values) for seed, values in scores.items() if values}
+            plain = found.get(BASELINE, {})  # an arm that learned nothing has the plain agent, whose episodes are kept as the baseline's
+            found[arm] = {seed: fmean(values) if values else plain[seed] for seed, values in scores.items() if values or seed in plain}
     return found
 
 

@@ -1,12 +1,14 @@
 """Training beside TRL: the same base, rows, LoRA, learning rate and reward; seconds a step, tokens a second, peak memory, losses.
 
-    python benchmarks/training.py [--only sft-long ...] [--steps 4] [--threads 2] [--json FILE]
+    python benchmarks/training.py [--only sft-long ...] [--steps 4] [--threads 2] [--dtype bfloat16] [--json FILE]
 
 Each side runs in a process of its own, one after the other, so that peak memory is its own. SFT: help-desk rows (about 690 tokens each, of
 which all but some 60 are the same instructions and tools) in steps of 4 rows, and of 16 for tutelage alone where TRL would not fit.
 GRPO: one prompt, 16 completions of up to 48 tokens, by the reward "share of even token ids"; short prompts are the question alone. For
 tutelage a step is all that the learner does: sampling, storing, grading, updating, saving the adapter; with torch (`hf`) and with llama.cpp
-(`gguf`) sampling. The first step warms up and is left out of the means. A run that is killed for memory is listed so.
+(`gguf`) sampling. Where TRL trains on four completions at once, it still samples all together. --dtype: what both sides compute in
+(weights stay in float32); bfloat16 pays only on processors that multiply it in hardware. The first step warms up and is left out of the
+means. A run that is killed for memory is listed so.
 """
 
 from __future__ import annotations
@@ -33,20 +35,20 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     "sft-short": {"trl": {}, "tutelage": {}},
     "sft-long": {"trl": {}, "tutelage": {}, "tutelage, 16 rows": {"batch": 16}},
     "grpo-short": {"trl": {}, "tutelage hf": {"engine": "hf"}, "tutelage gguf": {"engine": "gguf"}},
-    "grpo-long": {"trl": {}, "tutelage hf": {"engine": "hf"}, "tutelage gguf": {"engine": "gguf"}},
+    "grpo-long": {"trl": {}, "trl, 4 at once": {"micro": 4}, "tutelage hf": {"engine": "hf"}, "tutelage gguf": {"engine": "gguf"}},
 }
 """Case -> side -> what differs from the job's defaults."""
 
 
-def work(case: str, side: str, steps: int) -> Measured:
+def work(case: str, side: str, steps: int, dtype: str) -> Measured:
     """One side of one case, in this process."""
     from tutelage.training.base import find_base
 
     kind, prompts = case.split("-")
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(base=str(find_base("smollm2-135m").folder), folder=Path(folder), prompts=prompts, steps=steps)
+        job = Job(base=str(find_base("smollm2-135m").folder), folder=Path(folder), prompts=prompts, steps=steps, dtype=dtype)
         job = replace(job, **CASES[case][side])
-        if side == "trl":
+        if side.startswith("trl"):
             import training_trl as module
         else:
             import training_ours as module  # type: ignore[no-redef]
@@ -54,9 +56,9 @@ def work(case: str, side: str, steps: int) -> Measured:
     return replace(measured, peak_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
-def run_apart(case: str, side: str, steps: int, threads: int) -> Measured | str:
+def run_apart(case: str, side: str, steps: int, threads: int, dtype: str) -> Measured | str:
     """The same in a process of its own; words where it did not end well."""
-    command = [sys.executable, __file__, "--worker", case, side, "--steps", str(steps)]
+    command = [sys.executable, __file__, "--worker", case, side, "--steps", str(steps), "--dtype", dtype]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode == -9:
@@ -72,20 +74,23 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.worker:
-        print("MEASURED", json.dumps(work(*chosen.worker, chosen.steps).data()))
+        print("MEASURED", json.dumps(work(*chosen.worker, chosen.steps, chosen.dtype).data()))
         return
     results: dict[str, dict[str, Any]] = {}
     for case in chosen.only:
-        sides = {side: run_apart(case, side, chosen.steps, chosen.threads) for side in CASES[case]}
+        sides = {side: run_apart(case, side, chosen.steps, chosen.threads, chosen.dtype) for side in CASES[case]}
         show(case, sides)
         results[case] = {side: found if isinstance(found, str) else found.data() for side, found in sides.items()}
         if chosen.json:
             versions = {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
-            chosen.json.write_text(json.dumps({"machine": machine(), "versions": versions, "results": results}, indent=1) + "\n")
+            chosen.json.write_text(
+                json.dumps({"machine": machine(), "dtype": chosen.dtype, "versions": versions, "results": results}, indent=1) + "\n"
+            )
 
 
 def show(case: str, sides: dict[str, Measured | str]) -> None:

@@ -12,7 +12,10 @@ LEARNING_RATE = 1e-4
 
 @dataclass(frozen=True)
 class Job:
-    """base: a transformers folder. prompts: `long` (instructions, 13 tools, the question: about 690 tokens) or `short` (the question)."""
+    """base: a transformers folder. prompts: `long` (instructions, 13 tools, the question: about 690 tokens) or `short` (the question).
+
+    dtype: what both compute in; weights stay in float32. micro: samples that TRL trains on at once (0: all of a step).
+    """
 
     base: str
     folder: Path
@@ -23,6 +26,8 @@ class Job:
     completion: int = 48
     r: int = 16
     engine: str = "hf"
+    dtype: str = "float32"
+    micro: int = 0
 
 
 def reward(ids: Sequence[int]) -> float:

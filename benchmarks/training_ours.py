@@ -36,6 +36,7 @@ def sft(job: Job) -> Measured:
         lr_scheduler_type="constant",
         warmup_ratio=0,
         validation=0,
+        dtype=job.dtype,
         lora={"r": job.r, "lora_alpha": 2 * job.r},
     )
     practice = learn(job, learner, "hf:" + job.base)
@@ -52,6 +53,7 @@ def grpo(job: Job) -> Measured:
         learning_rate=LEARNING_RATE,
         validation=0,
         dynamic_sampling=False,
+        dtype=job.dtype,
         lora={"r": job.r, "lora_alpha": 2 * job.r},
         rollout=job.engine,
     )

@@ -57,7 +57,7 @@ def shared(job: Job) -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
         "seed": 0,
-        "bf16": False,
+        "bf16": job.dtype == "bfloat16",
         "use_cpu": True,
         "gradient_checkpointing": False,
     }
@@ -99,7 +99,8 @@ def grpo(job: Job) -> Measured:
     model, tokenizer = load(job)
     args = GRPOConfig(
         **shared(job),
-        per_device_train_batch_size=job.generations,
+        per_device_train_batch_size=job.micro or job.generations,
+        gradient_accumulation_steps=job.generations // (job.micro or job.generations),
         num_generations=job.generations,
         max_completion_length=job.completion,
         temperature=1.0,

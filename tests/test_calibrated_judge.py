@@ -16,10 +16,11 @@ from tutelage.graders.certificate import Rule, differences, read_certificates
 from tutelage.graders.combine import grade_episode
 from tutelage.graders.judge import Judge
 from tutelage.graders.judge_case import Case
+from tutelage.graders.judge_confidence import Source
 from tutelage.graders.judge_labels import gather, simulated_annotators
 from tutelage.graders.judge_pairwise import PairwiseJudge
 from tutelage.graders.labels import Labelled, votes
-from tutelage.records import Completion, Message, Segment, Step, StopReason
+from tutelage.records import Completion, Message, Segment, Step, StopReason, TokenChoice
 
 SAYS = re.compile(r"says (\d) sure (\d+)")
 
@@ -99,6 +100,33 @@ async def test_a_judge_that_passes_nothing_abstains_always_and_is_not_asked():
     assert any("abstains always" in line for line in calibrated.certificate.lines())
 
 
+async def test_a_confidence_from_another_source_than_in_the_calibration_is_not_accepted():
+    calibrated = await calibrate(judge(), sixty(), 0.1, 0.1)
+    stated = await calibrated.judge.opinion(Case(question="What?", answers=("says 1 sure 95",)))
+    assert calibrated.accepts(stated)
+    ballots = tuple(ballot.model_copy(update={"source": Source.SAMPLED}) for ballot in stated.ballots)
+    sampled = stated.model_copy(update={"ballots": ballots})
+    assert not calibrated.accepts(sampled)
+    assert "comes from the probability of the sampled token, and it was calibrated on the confidence that the model states" in (
+        calibrated.unsure(sampled)
+    )
+    assert calibrated.accepts(await calibrated.judge.opinion(Case(question="What?", answers=("",)))), "a rule needs no calibration"
+
+
+async def test_confidences_of_two_sources_in_one_calibration_are_warned_of():
+    def token(messages, tools, sampling):
+        """For the first twenty items its server lists likely tokens."""
+        sure = int(SAYS.findall(messages[-1].text)[-1][1]) / 100
+        listed = {"1": math.log(sure), "0": math.log(1 - sure)} if "answer 1" in messages[-1].text else {}
+        said = TokenChoice(text="1", logprob=math.log(sure), likeliest=listed)
+        return Completion(message=Message(role="assistant", content="1"), choices=(said,))
+
+    one = Judge(tt.Scripted(token, name="endpoint:x"), "It is right.", scale=1, confidence="token", explain=False)
+    found = (await calibrate(one, sixty(), 0.1, 0.1)).certificate
+    assert len(found.sources) == 2
+    assert any("now from one source and now from another" in warning for warning in found.warnings)
+
+
 async def test_fewer_than_thirty_items_for_a_threshold_is_warned_of():
     calibrated = await calibrate(judge(), sixty(), 0.1, 0.1, min_items=22)
     assert any("22 items were tested" in warning for warning in calibrated.certificate.warnings)
@@ -173,7 +201,7 @@ async def test_scores_agree_on_the_same_side_or_within_a_distance():
     ]:
         found = (await calibrate(one, scored(label), 0.1, 0.1, rule=rule)).certificate.calibration
         assert (found.threshold is None) is (errors > 0), (rule, label)
-    with pytest.raises(InputError, match=re.escape("score_range=(1, 5)")):
+    with pytest.raises(InputError, match=re.escape("score_range: [1, 5]")):
         await calibrate(one, scored(4.0), 0.1, 0.1)
 
 
@@ -232,6 +260,10 @@ async def refused(words: str, labelled, one: Judge | PairwiseJudge | None = None
 async def test_labels_that_do_not_do_are_refused_before_anything_is_spent():
     await refused("22 are needed", sixty()[:20])
     await refused("30 at least", sixty()[:25])
+    tied = [
+        one.model_copy(update={"annotator": who, "label": label}) for one in sixty() for who, label in (("Ann", "right"), ("Bob", "wrong"))
+    ]
+    await refused("0 labelled items cannot show .* People did not settle on 60 others, which are left out", tied)
     await refused("between 0 and 1", sixty(), alpha=1.0)
     await refused("between 0 and 1", sixty(), delta=math.nan)
     await refused("no labelled items", [])
@@ -240,12 +272,12 @@ async def test_labels_that_do_not_do_are_refused_before_anything_is_spent():
     await refused("several kinds", [*sixty(), pair(1, "a")])
     textless = [Labelled(id=f"i{number}", kind="right_wrong", label="right", source="votes.csv:7") for number in range(40)]
     await refused("votes.csv:7: field `answer`: the item `i0` has no answer", textless)
-    await refused("none for the item `i0`", sixty(), judge(reference=True))
+    await refused("the item `i0` has none", sixty(), judge(reference=True))
 
 
 async def test_references_reach_the_judge_by_item():
     one = judge(reference=True)
-    await calibrate(one, sixty(), 0.1, 0.1, references={f"i{number}": f"reference {number}" for number in range(60)})
+    await calibrate(one, [item.model_copy(update={"reference": f"reference {item.id[1:]}"}) for item in sixty()], 0.1, 0.1)
     assert "reference 7" in next(request.messages[-1].text for request in one.model.requests if "answer 7 " in request.messages[-1].text)
 
 

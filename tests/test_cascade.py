@@ -10,7 +10,7 @@ import pytest
 import tutelage as tt
 from tutelage.errors import GraderError, InputError, ModelFailed, ModelUnavailable
 from tutelage.graders.calibrated_judge import CalibratedJudge, calibrate, load_calibrated
-from tutelage.graders.cascade import Cascade, calibrate_cascade, load_cascade, summarise
+from tutelage.graders.cascade import Cascade, calibrate_cascade, expected, load_cascade, summarise
 from tutelage.graders.combine import grade_episode
 from tutelage.graders.judge import Judge
 from tutelage.graders.judge_case import Case
@@ -78,7 +78,20 @@ async def test_each_level_is_calibrated_on_what_the_earlier_ones_leave_over():
     assert cascade.levels[1].judge.model.calls == 60
     lines = cascade.lines()
     assert "agreement of at least 0.9 where they decide, with probability 0.9" in lines[0]
+    assert lines[1].startswith("80 of 100 items decided (coverage 80.0%), 20 left to whoever comes then; an item takes 1.6 calls, ")
     assert lines[-1] == "then: abstains"
+
+
+async def test_what_a_cascade_may_be_expected_to_do():
+    cascade = await made()
+    certificates = [level.certificate for level in cascade.levels]
+    found = expected(certificates)
+    assert (found.n, found.decided, found.calls) == (100, 80, pytest.approx(1.6))
+    assert found.usd == pytest.approx(0.6 * certificates[1].usd), "the cheap one is free, and the strong one is asked about 60 of 100"
+    priceless = certificates[1].model_copy(update={"usd": None})
+    assert expected([certificates[0], priceless]).usd is None
+    silent = certificates[1].model_copy(update={"calibration": certificates[1].calibration.model_copy(update={"threshold": None})})
+    assert (expected([certificates[0], silent]).decided, expected([certificates[0], silent]).calls) == (40, 1.0)
 
 
 async def test_the_strong_judge_on_all_items_would_have_got_another_threshold():

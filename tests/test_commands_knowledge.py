@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from tutelage.budget import Cost
 from tutelage.commands.knowledge import edit_text, person
 from tutelage.commands.knowledge_cli import knowledge_app
 from tutelage.commands.knowledge_files import open_knowledge
@@ -19,7 +20,6 @@ from tutelage.errors import InputError
 from tutelage.experience.store import to_json
 from tutelage.history import add, replace
 from tutelage.knowledge import Evidence, Exemplar, Insight, Knowledge, Reflection
-from tutelage.practice import Cost
 from tutelage.records import Message, ToolCall
 from tutelage.study.learned import LearnedAgent, write_learned
 

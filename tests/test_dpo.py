@@ -225,6 +225,45 @@ def test_bad_pairs_are_named(base, tokenizer, tmp_path):
             DPO(**wrong)
 
 
+def test_one_pair_is_enough_and_is_cut_only_where_it_says_so(base, tokenizer, tmp_path):
+    given = pairs(tokenizer)[:1]
+    longest = max(len(given[0].chosen.ids), len(given[0].rejected.ids))
+    trained = train_dpo(job(base, tokenizer, tmp_path / "a"), given, quick(num_train_epochs=3))
+    assert (trained.facts["pairs"], trained.facts["steps"]) == (1, 3)
+    assert trained.facts["tokens"] == len(given[0].chosen.ids) + len(given[0].rejected.ids)
+    cut = train_dpo(job(base, tokenizer, tmp_path / "b"), given, quick(max_steps=1, max_length=longest - 1, truncate=True))
+    assert cut.facts["tokens"] < trained.facts["tokens"]
+
+
+def failing_after(monkeypatch, good: int, outcome):
+    """After so many losses `outcome` takes their place: a factor, or an error that is raised."""
+    compute, count = dpo.PreferenceTrainer.compute_loss, iter(range(10**6))
+
+    def compute_loss(self, *given, **more):
+        if next(count) < good:
+            return compute(self, *given, **more)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return compute(self, *given, **more) * outcome
+
+    monkeypatch.setattr(dpo.PreferenceTrainer, "compute_loss", compute_loss)
+
+
+def test_a_diverging_training_on_preferences_stops_with_the_last_good_weights(base, tokenizer, tmp_path, monkeypatch):
+    given, plan = pairs(tokenizer)[:4], quick(max_steps=3, lr_scheduler_type="constant", share_prefixes=False, warmup_ratio=0)
+    before = train_dpo(job(base, tokenizer, tmp_path / "a"), given, plan)
+    failing_after(monkeypatch, 4, float("nan"))
+    trained = train_dpo(job(base, tokenizer, tmp_path / "b"), given, plan.model_copy(update={"max_steps": 9}))
+    assert (trained.facts["stopped"], trained.facts["kept_from_step"]) == ("diverged", 3)
+    assert same(copy_of(trained.model), copy_of(before.model))
+
+
+def test_no_memory_for_preferences_says_what_to_change(base, tokenizer, tmp_path, monkeypatch):
+    failing_after(monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(InputError, match=r"not enough memory.*per_device_train_batch_size \(now 4; "):
+        train_dpo(job(base, tokenizer, tmp_path), pairs(tokenizer), quick())
+
+
 # As learners
 
 

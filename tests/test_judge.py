@@ -241,6 +241,8 @@ async def test_a_failed_judge_leaves_the_episode_ungraded():
     for options, way_out in [({}, "`structured: false`"), ({"confidence": "token", "explain": False}, "`alternatives: false`")]:
         with pytest.raises(GraderError, match=way_out):
             await judge([ModelFailed("status 400: response_format")], **options).opinion(case())
+    with pytest.raises(GraderError, match=r"status 500$"):
+        await judge([ModelFailed("status 500")]).opinion(case())
 
 
 async def test_nothing_to_judge_asks_nobody():

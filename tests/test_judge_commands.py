@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import tutelage as tt
+from tutelage.cli import app
 from tutelage.commands.judge_cli import judge_app
 from tutelage.commands.judge_view import bins_of
 from tutelage.errors import BudgetExceeded, InputError, TutelageError
@@ -89,7 +90,7 @@ def flat(text: str) -> str:
 
 def test_calibrate_prints_the_certificate_and_keeps_it():
     said = flat(call("calibrate", "judge.yaml", "labels.jsonl", "--out", "judge.json"))
-    assert "60 labelled items; asked is scripted:judge.py (1 question(s) an item)" in said
+    assert "60 labelled items; asked is scripted:judge.py (1 question an item)" in said
     assert "Where this judge decides, it says what people say at least 0.9 of the time, over items of doors" in said
     assert "with probability 0.9 over the labels" in said
     assert "not promised Nothing about items of another kind" in said
@@ -115,6 +116,13 @@ def test_a_judge_that_passes_nothing_says_so():
     assert "lambda none" in said
 
 
+def test_labels_of_one_class_are_warned_of_where_the_promise_is_stated():
+    write_labelled("alike.jsonl", [one.model_copy(update={"label": "right"}) for one in sixty()])
+    said = flat(call("calibrate", "judge.yaml", "alike.jsonl"))
+    assert "no audit has refuted it. Mind the warnings." in said
+    assert "warning labels of one class: every item is `right`" in said
+
+
 def test_people_and_their_agreement_are_shown_and_each_may_have_a_column():
     with Path("votes.csv").open("w", newline="") as file:
         rows = csv.writer(file)
@@ -126,7 +134,7 @@ def test_people_and_their_agreement_are_shown_and_each_may_have_a_column():
     said = flat(call("calibrate", "compare.yaml", "votes.csv", "--columns", columns))
     assert "59 items of doors; 1 left out, on which they did not settle" in said
     assert "(2 annotators, 60 items with several labels)" in said
-    call("calibrate", "compare.yaml", "votes.csv", "--columns", columns.replace("truth", "thruth"), fails="no row has a column `thruth`")
+    call("calibrate", "compare.yaml", "votes.csv", "--columns", columns.replace("truth", "thruth"), fails="Did you mean `truth`")
     call("calibrate", "compare.yaml", "votes.csv", "--columns", "id=qid,answr=reply", fails="Did you mean `answer`")
     call("calibrate", "compare.yaml", "votes.csv", "--columns", "id", fails="this part cannot be read: `id`")
 
@@ -153,6 +161,7 @@ def test_a_cascade_is_calibrated_level_by_level():
     first, second = read_certificates("c.json", "cascade")
     assert (first.calibration.threshold, second.calibration.threshold) == (None, 0.9)
     assert second.calibration.delta == 0.05
+    assert "together 40 of 60 items decided (coverage 66.7%), 20 left to whoever comes then; an item takes 1 calls, 0 US dollars" in said
     assert "Level 2" in call("report", "c.json", "--html", "c.html")
 
 
@@ -337,6 +346,43 @@ def test_of_a_cascade_only_what_its_judges_decide_is_audited():
     said = flat(call("audit", "c.json", "runs/demo", "--rate", "1", "--labels", "said.jsonl"))
     assert "drawn: 12 new verdicts" in said
     assert "tutelage label c.audit-items.jsonl --out said.jsonl" in said
+
+
+def test_the_report_says_what_was_decided_in_a_run():
+    Path("cascade.yaml").write_text(JUDGE + 'levels:\n  - {}\n  - {model: "scripted:judge.py?function=unsure"}\n')
+    Path("people.py").write_text("def say(task, episode):\n    return 0.0\n")
+    call("calibrate", "cascade.yaml", "labels.jsonl", "--out", "c.json")
+    assert "it graded nothing in runs/demo" in flat(call("report", "c.json", "--run", run_of_nobody()))
+    run({"cascade": {"file": "c.json", "then": "people.py:say"}}, n=10, sure=60)
+    run({"cascade": {"file": "c.json", "then": "people.py:say"}}, n=22, sure=95)  # ten were answered before, nine of them unsurely
+    said = flat(call("report", "c.json", "--run", "runs/demo"))
+    assert "in this run level 1: asked 22, decided 13 of 22 (59.1%), 22 calls, 0.0000 USD" in said
+    assert "level 2: asked 0, decided 0 of 22 (0.0%), 0 calls, 0.0000 USD then: decided 9 of 22 (40.9%) undecided: 0 of 22 (0.0%)" in said
+    call("calibrate", "judge.yaml", "labels.jsonl")
+    run({"calibrated": {"file": "judge.json"}}, n=14)
+    assert "decided 5 of 14 episodes (35.7%), abstained from 9" in flat(call("report", "judge.json", "--run", "runs/demo"))
+    call("report", "judge.json", "--run", "runs/nothing", fails="there is no run")
+
+
+def run_of_nobody() -> str:
+    run(lambda task, episode: 1.0, n=1)
+    return "runs/demo"
+
+
+def test_references_are_shown_to_people_and_to_the_judge():
+    rows = [{"id": one.id, "task": "What?", "answer": one.answers[0], "reference": f"truth {n}"} for n, one in enumerate(sixty())]
+    Path("answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = "".join(str(one.label)[0] for one in sixty())
+    shown = CliRunner().invoke(app, ["label", "answers.jsonl", "--out", "said.jsonl", "--annotator", "Ann"], input=keys)
+    assert "a right answer, to compare with" in shown.output
+    assert "truth 7" in shown.output
+    Path("compare.yaml").write_text(JUDGE + "reference: true\n")
+    call("calibrate", "compare.yaml", "labels.jsonl", fails="the item `i0` has none; say which column holds the right answer")
+    assert "40 of 60 items" in call("calibrate", "compare.yaml", "said.jsonl")
+    new = [Labelled(**{**one.model_dump(), "id": f"n{one.id}", "task": "New?", "reference": "truth"}) for one in sixty()]
+    write_labelled("new.jsonl", new)
+    call("audit", "judge.json", "new.jsonl", "--rate", "0.5")
+    assert {one.reference for one in read_items("judge.audit-items.jsonl")} == {"truth"}
 
 
 def test_of_several_attempts_at_a_task_one_is_audited():

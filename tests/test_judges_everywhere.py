@@ -13,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tutelage as tt
+from tutelage import registry
 from tutelage.errors import BudgetExceeded, GraderError, InputError, ModelFailed
 from tutelage.graders.calibrated_judge import CalibratedJudge, calibrate
+from tutelage.graders.cascade import Cascade, calibrate_cascade
 from tutelage.graders.judge import Judge
 from tutelage.graders.judge_pairwise import PairwiseJudge
 from tutelage.graders.labels import Labelled
+from tutelage.graders.load import make_grader
 from tutelage.learners.judged_pairs import judged_pairs, pair_judge
 from tutelage.learners.policy_settings import read_policy_settings
 from tutelage.learners.rollouts import LeftOut, Reading, read_rollouts
@@ -33,14 +36,18 @@ def reads(messages, *_) -> str:
     return json.dumps({"why": "it is written there", "score": int(said), "confidence": int(sure)})
 
 
-async def calibrated() -> CalibratedJudge:
-    """Decides from a confidence of .9 on."""
+def labelled() -> list[Labelled]:
+    """40 items at .9 on which the judge is right; 20 at .5 of which it has every second wrong."""
     rows = [(n, 90, "right") for n in range(40)] + [(n, 50, "right" if n % 2 else "wrong") for n in range(40, 60)]
-    labelled = [
+    return [
         Labelled(id=f"i{n}", kind="right_wrong", task="What?", answers=(f"answer {n} says 1 sure {sure}",), label=label)
         for n, sure, label in rows
     ]
-    return await calibrate(Judge(tt.Scripted(reads, name="scripted:judge"), "It is right.", scale=1), labelled, 0.1, 0.1)
+
+
+async def calibrated() -> CalibratedJudge:
+    """Decides from a confidence of .9 on."""
+    return await calibrate(Judge(tt.Scripted(reads, name="scripted:judge"), "It is right.", scale=1), labelled(), 0.1, 0.1)
 
 
 def tasks(n: int, start: int = 0) -> list[tt.Task]:
@@ -156,6 +163,31 @@ async def test_a_study_reports_the_abstentions_of_each_arm(tmp_path):
     assert "abstained from 5 of 10 episodes (50%) of `baseline`" in (tmp_path / "run" / "report.md").read_text()
 
 
+async def test_the_last_escalation_is_in_the_runs_inbox_and_its_grades_are_taken_later(tmp_path, monkeypatch):
+    monkeypatch.setitem(registry.GRADERS, "person", "tutelage.inbox.grading:person_grader")
+    cascade = await calibrate_cascade([(await calibrated()).judge], labelled(), 0.1, 0.1)
+    run = tmp_path / "run"
+    whole = Cascade(cascade.levels, make_grader({"person": {"inbox": str(run), "text": "Is it true?"}}))
+    assert whole.name.endswith("+person")
+
+    def half(messages, *_):
+        return f"says 1 sure {95 if int(re.search(r'[0-9]+', messages[-1].text)[0]) % 2 else 60}"
+
+    agent = tt.Agent(model=tt.Scripted(half, name="scripted:half"))
+
+    async def report():
+        return (await tt.Study(agent=agent, train=tasks(2), test=tasks(10, 100), grader=whole, out=run).arun()).arms[0]
+
+    assert (await report()).n == 5
+    with tt.Inbox(run / "experience.sqlite") as inbox:
+        waiting = [entry for entry in inbox.entries() if entry.answer is None]
+        assert [entry.question.text for entry in waiting] == ["Is it true?"] * 5
+        for number, entry in enumerate(waiting):
+            inbox.answer(entry.id, "wrong" if number < 2 else "right", by="Ann")
+    again = await report()
+    assert (again.n, again.score) == (10, 0.8)
+
+
 # reinforcement
 
 
@@ -183,11 +215,62 @@ def test_rollouts_of_an_unsure_judge_are_left_out_and_counted():
 
 
 def test_the_setting_is_read_and_is_no_new_setting_where_it_is_not_used():
-    assert "min_confidence" not in read_policy_settings({}, "rlvr").described()
+    assert not {"min_confidence", "weigh_by_confidence"} & set(read_policy_settings({}, "rlvr").described())
+    assert read_policy_settings({"weigh_by_confidence": True}, "rlvr").described()["weigh_by_confidence"] is True
     given = read_policy_settings({"min_confidence": 0.8}, "rlvr")
     assert given.described()["min_confidence"] == 0.8
     with pytest.raises(InputError, match="min_confidence"):
         read_policy_settings({"min_confidence": 80}, "rlvr")
+
+
+def test_samples_weigh_as_much_as_the_judge_is_sure():
+    rows = [sampled(1.0, 0.9, 0), sampled(0.0, 0.6, 1), sampled(1.0, None, 2)]
+    assert [one.weight for one in read_rollouts(rows).samples] == [1.0, 1.0, 1.0], "only where it is asked for"
+    found = read_rollouts(rows, Reading(weigh=True))
+    assert [one.weight for one in found.samples] == [0.9, 0.6, 1.0], "a grade without a confidence weighs 1"
+    assert found.rewards == [1.0, 0.0, 1.0], "rewards are what they are"
+    both = read_rollouts(rows, Reading(weigh=True, min_confidence=0.7))
+    assert ([one.weight for one in both.samples], both.left_out) == ([0.9, 1.0], {LeftOut.UNSURE: 1})
+    for no_share in (1.5, -0.1, float("nan")):
+        with pytest.raises(InputError, match="weigh_by_confidence needs a confidence from 0 to 1"):
+            read_rollouts([sampled(1.0, no_share, 0)], Reading(weigh=True))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_an_advantage_is_multiplied_by_the_confidence(algorithm):
+    pytest.importorskip("torch", reason="extra `train` is not installed")
+    from tutelage.training.policy_batch import Batch
+    from tutelage.training.policy_gradient import PolicyGradient, Sample
+
+    def samples(*weights: float) -> list[Sample]:
+        rewards = (1.0, 0.0, 0.0)
+        return [
+            Sample((7, 8, 9)[: 2 + (n == 1)], (False, True, True)[: 2 + (n == 1)], "t", f"e{n}", reward, weight=weight)
+            for n, (reward, weight) in enumerate(zip(rewards, weights, strict=True))
+        ]
+
+    settings = PolicyGradient(algorithm=algorithm, scale_rewards="none")
+    measured = {"old": np.zeros(4), "values": np.array([0.5, 0.25, 0.25, 0.0])} if algorithm == "ppo" else {}
+    sure, facts = Batch.of(samples(1, 1, 1), None).targets(settings, measured, foreign=False)
+    unsure, weighed = Batch.of(samples(0.9, 0.5, 0), None).targets(settings, measured, foreign=False)
+    assert unsure.advantages.tolist() == pytest.approx((sure.advantages * sure.advantages.new([0.9, 0.5, 0.5, 0])).tolist())
+    assert unsure.weights.tolist() == sure.weights.tolist()
+    if algorithm == "grpo":  # the mean of the group is 1/3, and counts all alike; the second episode has two tokens
+        assert unsure.advantages.tolist() == pytest.approx([0.9 * 2 / 3, -0.5 / 3, -0.5 / 3, 0], abs=1e-6)
+    else:
+        assert unsure.returns.tolist() == sure.returns.tolist(), "the value function learns from all alike"
+    assert "weight" not in facts
+    assert weighed["weight"] == pytest.approx((0.9 + 0.5 + 0) / 3)
+
+
+def test_weights_are_shares_and_an_episode_has_one():
+    from tutelage.training.policy_gradient import Sample, by_episode
+
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+        Sample((1, 2), (False, True), "t", "e", 1.0, weight=1.1)
+    with pytest.raises(InputError, match="several groups, rewards or weights"):
+        by_episode([Sample((1, 2), (False, True), "t", "e", 1.0, weight=weight) for weight in (0.5, 1.0)])
 
 
 # pairs

@@ -114,7 +114,7 @@ def test_labels_of_pairs_without_texts(tmp_path):
 
 def test_how_a_file_writes_its_labels_can_be_said(tmp_path):
     path = rows(tmp_path, {"id": 1, "a": "x", "b": "y", "label": "1"}, {"id": 2, "a": "x", "b": "z", "label": 2})
-    assert "votes.jsonl:1: field `label`: '1' says neither a, b nor tie; say what it means: values={'1': 'a'}" in refused(path)
+    assert "votes.jsonl:1: field `label`: '1' says neither a, b nor tie; say with `values` what it means (1=a)" in refused(path)
     assert [one.label for one in read_labelled(path, values={"1": "a", "2": "b"})] == ["a", "b"]
 
 

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
+from tutelage.budget import Cost
 from tutelage.errors import InputError, StoreError
-from tutelage.practice import Cost
 from tutelage.records import StopReason
 from tutelage.study import results
 from tutelage.study.cases import Kind, arm_to_read, labels, readings, tally
@@ -205,6 +205,14 @@ def test_of_two_arms_within_noise_the_cheaper_is_preferred():
     assert findings(report).headline.startswith("Worth it: `lean`")
     assert "`rich` (0.820) scores higher, but within noise: the difference is -0.020" in words(report)
     assert "uses 49% fewer tokens a task" in words(report)  # 210 of 410
+
+
+def test_a_cheaper_arm_that_is_not_shown_to_beat_a_lookup_is_not_preferred():
+    cheap = [CheapResult(name="nearest", scores=tuple(share(29)))]
+    report = report_of(baseline(share(5)), arm("rich", share(38), tokens=400), arm("lean", share(33), tokens=200), cheap=cheap)
+    assert findings(report).headline.startswith("Worth it: `rich`")
+    assert "`lean` (0.660): +0.100" in words(report)
+    assert "That one is cheaper, but not shown to beat the nearest case's answer." in words(report)
 
 
 def test_of_two_arms_within_noise_that_cost_alike_the_better_is_kept():

@@ -188,7 +188,7 @@ class DyingGrader(tt.Exact):
         ("tutelage.training.checkpoint", "_settle", 5, False, 1),  # half a checkpoint
         ("tutelage.training.trainer", "save_adapter", 2, False, 1),  # weights, and no adapter of them
         ("tutelage.training.trainer", "save_adapter", 3, True, 3),  # an adapter that no checkpoint knows
-        ("tutelage.learners.policy_state", "write_atomically", 2, False, 1),  # an old history
+        ("tutelage.learners.step_history", "write_atomically", 2, False, 1),  # an old history
     ],
 )
 async def test_a_killed_run_goes_on_to_the_same_weights(pupil, whole, tmp_path, monkeypatch, place, name, call, after, save_steps):
@@ -502,7 +502,8 @@ async def test_an_agent_that_only_got_worse_is_returned_as_it_was(toy, tmp_path)
 
 
 async def test_a_run_that_diverges_returns_the_last_good_weights(toy, tmp_path, monkeypatch):
-    from tutelage.training.trainer import Diverged, PolicyTrainer
+    from tutelage.training.divergence import Diverged
+    from tutelage.training.trainer import PolicyTrainer
 
     update = PolicyTrainer.update
 
@@ -521,7 +522,8 @@ async def test_a_run_that_diverges_returns_the_last_good_weights(toy, tmp_path, 
 
 
 async def test_a_run_that_diverges_at_once_says_so(toy, tmp_path, monkeypatch):
-    from tutelage.training.trainer import Diverged, PolicyTrainer
+    from tutelage.training.divergence import Diverged
+    from tutelage.training.trainer import PolicyTrainer
 
     def diverging(self, samples, **named):
         raise Diverged("the loss is nan")
@@ -648,6 +650,14 @@ async def test_an_agent_that_cannot_be_trained_is_refused(toy, tmp_path, fields,
 async def test_a_workflow_is_refused(toy, tmp_path):
     with pytest.raises(InputError, match="train an agent alone"):
         await RLVR(**SMALL).learn(tt.refine(scribe(toy), scribe(toy)), practising(tmp_path, questions(4)))
+
+
+async def test_one_task_is_enough(toy, tmp_path, updates):
+    practice = practising(tmp_path, questions(1), by_turn)
+    learned = await RLVR(**{**SMALL, "steps": 2}).learn(scribe(toy), practice)
+    assert learned.adapter is not None
+    assert [len(samples) for samples, _ in updates] == [4, 4]
+    assert (practice.facts["train_tasks"], practice.facts["updates"]) == (1, 2)
 
 
 async def test_no_tasks(toy, tmp_path):

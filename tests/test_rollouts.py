@@ -12,17 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tutelage as tt
+from tutelage.budget import Cost
 from tutelage.errors import GraderError, InputError, MissingExtra
 from tutelage.grader import as_grader
 from tutelage.graders.combine import grade_episode
 from tutelage.learners.policy_batch import choose_engine
 from tutelage.learners.policy_report import facts_of, note_of, refuse_ungraded, why_fruitless
 from tutelage.learners.policy_settings import n_validation, read_policy_settings
-from tutelage.learners.policy_state import Deck, Evaluation, State, as_row, cost_between, split_tasks, write_history
+from tutelage.learners.policy_state import Deck, Evaluation, State, split_tasks
 from tutelage.learners.policy_weights import Weights
 from tutelage.learners.rewards import GradedToolCall, make_reward
 from tutelage.learners.rollouts import LeftOut, Reading, read_experience, read_rollouts
-from tutelage.practice import Cost
+from tutelage.learners.step_history import as_row, write_history
 from tutelage.records import (
     Completion,
     Episode,
@@ -328,8 +329,8 @@ def test_the_history_of_two_runs_is_in_one_file_and_written_anew_each_time(tmp_p
 
 def test_the_cost_between_two_points():
     earlier, later = Cost(calls=2, tokens_in=10, tokens_out=5, usd=0.5), Cost(calls=5, tokens_in=30, tokens_out=6, usd=0.75)
-    assert cost_between(earlier, later) == Cost(calls=3, tokens_in=20, tokens_out=1, usd=0.25)
-    assert cost_between(earlier, later.model_copy(update={"usd": None})).usd is None
+    assert later.minus(earlier) == Cost(calls=3, tokens_in=20, tokens_out=1, usd=0.25)
+    assert later.model_copy(update={"usd": None}).minus(earlier).usd is None
 
 
 # -- in words

@@ -169,6 +169,25 @@ def test_references_become_steps_without_the_last():
     assert [row.target for row in whole.rows] == LINES
 
 
+def test_a_reference_that_is_a_call_is_one_step():
+    def lookup(word: str) -> str:
+        """Look a word up.
+
+        Args:
+            word: The word.
+        """
+        return word
+
+    agent = tt.Agent(model=tt.Scripted([]), instructions="Act.", tools=(lookup,))
+    asked = task("x", {"calls": [{"name": "lookup", "arguments": {"word": "owl"}}]})
+    (expert,) = reference_experts([asked], agent, last=False).found
+    (row,) = expert.rows
+    assert expert.acts
+    assert row.target == '<tool_call>{"name": "lookup", "arguments": {"word": "owl"}}</tool_call>'
+    assert (row.number, row.task_id, row.prompt[-1]) == (1, asked.id, asked.messages[-1])
+    assert row.prompt[0].text.startswith("Act.")
+
+
 @pytest.mark.parametrize(("reference", "words"), [("14", "one step only"), (None, "no task has a reference in words")])
 def test_without_a_solution_in_steps_there_is_nothing_to_learn(reference, words: str):
     with pytest.raises(InputError, match=words) as refused:

@@ -126,6 +126,13 @@ async def test_srl_then_rlvr_in_one_study_and_the_other_way_round(pupil, tmp_pat
     assert [arm.score for arm in again.arms] == [arm.score for arm in report.arms]
 
 
+async def test_one_solution_is_enough(pupil, tmp_path):
+    practice = tt.Practice(TRAIN[:1], tt.Collector(as_grader(Numeric())), folder=tmp_path)
+    learned = await SRL(clause=CLAUSE, **{**FAST, "steps": 1, "validation": 0}).learn(agent(pupil), practice)
+    assert (practice.facts["solutions"], practice.facts["instances"], practice.facts["updates"]) == (1, 2, 1)
+    assert learned.adapter is not None
+
+
 async def test_a_teachers_solutions_are_learned_from(pupil, tmp_path):
     guide = tt.Scripted(lambda messages, tools, sampling: "=1\n-2\n####2" if messages[-1].text in "abcd" else "no idea")
     bare = [one.model_copy(update={"reference": "2"}) for one in TRAIN]

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from types import ModuleType
 from typing import Any
 
@@ -358,9 +358,9 @@ class TestFiles:
     def test_ten_thousand_rows_are_fast(self, write: Write) -> None:
         row = {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}], "tools": [TOOL]}
         path = write(*[row] * 10_000)
-        start = perf_counter()
+        start = process_time()  # of this process alone: another one's work does not count
         assert len(read_tasks(path)) == 10_000
-        assert perf_counter() - start < 2
+        assert process_time() - start < 2
 
     @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(

@@ -15,10 +15,11 @@ from toy_weights import make_toy  # noqa: E402
 from tutelage.errors import InputError, StoreError  # noqa: E402
 from tutelage.training import trainer as trainer_module  # noqa: E402
 from tutelage.training.base import find_base, load_causal_lm  # noqa: E402
+from tutelage.training.divergence import Diverged  # noqa: E402
 from tutelage.training.policy_gradient import PolicyGradient, Sample  # noqa: E402
 from tutelage.training.settings import Lora, TrainSettings  # noqa: E402
 from tutelage.training.steps import schedule  # noqa: E402
-from tutelage.training.trainer import Diverged, PolicyTrainer  # noqa: E402
+from tutelage.training.trainer import PolicyTrainer  # noqa: E402
 
 PROMPT, LENGTH = (1, 20, 21, 22), 6
 FAST = TrainSettings(learning_rate=1e-2, lora=Lora(r=8), lr_scheduler_type="constant", warmup_ratio=0.0)

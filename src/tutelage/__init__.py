@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tutelage.advice import ReferenceAdvisor as ReferenceAdvisor
     from tutelage.agent import Agent as Agent
     from tutelage.agent import Limits as Limits
+    from tutelage.budget import Budget as Budget
     from tutelage.environment import Environment as Environment
     from tutelage.environments.check import check_environment as check_environment
     from tutelage.environments.code import CodeEnvironment as CodeEnvironment
@@ -46,6 +47,13 @@ if TYPE_CHECKING:
     from tutelage.errors import ModelFailed as ModelFailed
     from tutelage.errors import ModelUnavailable as ModelUnavailable
     from tutelage.errors import ToolError as ToolError
+    from tutelage.executor.action import action as action
+    from tutelage.executor.ask_when import AskWhen as AskWhen
+    from tutelage.executor.executor import AgileExecutor as AgileExecutor
+    from tutelage.executor.outcome import confidence_of as confidence_of
+    from tutelage.executor.outcome import reward_of as reward_of
+    from tutelage.executor.outcome import writes_of as writes_of
+    from tutelage.executor.session import Session as Session
     from tutelage.experience.store import Store as Store
     from tutelage.grader import FunctionGrader as FunctionGrader
     from tutelage.grader import Grader as Grader
@@ -55,6 +63,7 @@ if TYPE_CHECKING:
     from tutelage.graders.cascade import Cascade as Cascade
     from tutelage.graders.cascade import calibrate_cascade as calibrate_cascade
     from tutelage.graders.cascade import load_cascade as load_cascade
+    from tutelage.graders.choice import Choice as Choice
     from tutelage.graders.code import HiddenTests as HiddenTests
     from tutelage.graders.combine import Weighted as Weighted
     from tutelage.graders.guarantee import calibrate_threshold as calibrate_threshold
@@ -81,6 +90,13 @@ if TYPE_CHECKING:
     from tutelage.knowledge import Retrieval as Retrieval
     from tutelage.learner import Learner as Learner
     from tutelage.learner import Need as Need
+    from tutelage.learners.agile import Agile as Agile
+    from tutelage.learners.agile_imitation import AgileImitation as AgileImitation
+    from tutelage.learners.agile_oracle import MultipleChoiceOracle as MultipleChoiceOracle
+    from tutelage.learners.agile_oracle import Oracle as Oracle
+    from tutelage.learners.agile_oracle import ShopOracle as ShopOracle
+    from tutelage.learners.agile_oracle_productqa import ProductQAOracle as ProductQAOracle
+    from tutelage.learners.ask_threshold import AskThreshold as AskThreshold
     from tutelage.learners.curate import Curate as Curate
     from tutelage.learners.curriculum import Curriculum as Curriculum
     from tutelage.learners.dpo import DPO as DPO
@@ -100,7 +116,6 @@ if TYPE_CHECKING:
     from tutelage.models.gguf import GGUF as GGUF
     from tutelage.models.huggingface import HuggingFace as HuggingFace
     from tutelage.models.scripted import Scripted as Scripted
-    from tutelage.practice import Budget as Budget
     from tutelage.practice import Collector as Collector
     from tutelage.practice import Practice as Practice
     from tutelage.prices import Price as Price
@@ -143,9 +158,15 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "Advice",
     "Advisor",
     "Agent",
+    "Agile",
+    "AgileExecutor",
+    "AgileImitation",
+    "AskThreshold",
+    "AskWhen",
     "Budget",
     "CalibratedJudge",
     "Cascade",
+    "Choice",
     "CodeEnvironment",
     "Collector",
     "Completion",
@@ -181,15 +202,18 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "ModelAdvisor",
     "ModelFailed",
     "ModelUnavailable",
+    "MultipleChoiceOracle",
     "Need",
     "Normalised",
     "Numeric",
+    "Oracle",
     "PairwiseJudge",
     "Person",
     "PersonGrader",
     "Practice",
     "Price",
     "ProductQAEnvironment",
+    "ProductQAOracle",
     "Question",
     "ReasoningEnvironment",
     "Recall",
@@ -202,8 +226,10 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "SandboxLimits",
     "Scripted",
     "ServiceEnvironment",
+    "Session",
     "ShopEnvironment",
     "ShopGrader",
+    "ShopOracle",
     "StopReason",
     "Store",
     "Stream",
@@ -219,12 +245,14 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "Transfer",
     "Weighted",
     "__version__",
+    "action",
     "calibrate",
     "calibrate_cascade",
     "calibrate_threshold",
     "chain",
     "check_environment",
     "code_tasks",
+    "confidence_of",
     "editor_tools",
     "files_tools",
     "grade_episode",
@@ -240,6 +268,7 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "read_tasks",
     "reasoning_tasks",
     "refine",
+    "reward_of",
     "route",
     "run_episode",
     "run_python",
@@ -252,6 +281,7 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "textgame_tasks",
     "tool",
     "vote",
+    "writes_of",
 ]
 
 

@@ -17,8 +17,25 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from pydantic import ConfigDict, field_validator
 
 from tutelage.errors import InputError
-from tutelage.records import Completion, Message, Record, Task, content_id
+from tutelage.records import Advice, Completion, Message, Record, Task, content_id
 from tutelage.screening import fence
+
+__all__ = [
+    "PREFERENCES",
+    "RIGHT",
+    "WRONG",
+    "Advice",
+    "Advisor",
+    "AskModel",
+    "Kind",
+    "ModelAdvisor",
+    "Question",
+    "ReferenceAdvisor",
+    "advisor_messages",
+    "read_answer",
+    "reference_text",
+    "score_of",
+]
 
 Kind = Literal["advice", "grade", "preference"]
 """What is wanted: help for an episode that waits, a grade (right, wrong, or a number from 0 to 1), or which of two is better."""
@@ -56,22 +73,6 @@ class Question(Record):
     def id(self) -> str:
         """Hash of the content."""
         return content_id(self.canonical())
-
-
-class Advice(Record):
-    """An answer: who gave it and when, and what it costs whoever asked.
-
-    price: in units of reward, taken off the episode's. price_usd: in US dollars (None: unknown). note: words beside the answer, such as
-    the reason for a grade.
-    """
-
-    question_id: str
-    answer: str
-    by: str
-    when: datetime
-    note: str = ""
-    price: float = 0.0
-    price_usd: float | None = 0.0
 
 
 @runtime_checkable

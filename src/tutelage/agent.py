@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from pydantic import ConfigDict, field_validator
+from pydantic import ConfigDict, field_validator, model_validator
 
 from tutelage.adapter import Adapter, as_adapter
+from tutelage.environment import Environment
+from tutelage.errors import InputError
 from tutelage.knowledge import Knowledge
 from tutelage.memory import Memory
 from tutelage.model import Model, load_model
 from tutelage.records import Episode, Record, Sampling, Task, content_id
 from tutelage.tool import Tool, tool
+
+if TYPE_CHECKING:
+    from tutelage.advice import Advisor  # screens texts, which no agent needs
 
 
 class Limits(Record):
@@ -50,13 +56,52 @@ class Workflow(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Scene:
+    """What an episode is given beside its agent: the whole's task, the world and its opening words, models, and who may be asked.
+
+    memory: chooses exemplars in place of the agent's own snapshot. seed, attempt: enter the seeds of sampling.
+    """
+
+    task: Task
+    world: Environment | None
+    opening: str | None
+    models: Callable[[Agent], Model]
+    attempt: int = 0
+    seed: int = 0
+    advisor: Advisor | None = None
+    memory: Memory | None = None
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """What runs an agent's session on a task in place of the plain loop. The implementation is in `tutelage.executor`.
+
+    name: for reports. `described()`: all that decides its behaviour, as JSON.
+    """
+
+    @property
+    def name(self) -> str:
+        """The executor's name."""
+        ...
+
+    def described(self) -> dict[str, Any]:
+        """All that decides its behaviour."""
+        ...
+
+    async def run(self, agent: Agent, task: Task, scene: Scene) -> Episode:
+        """Work on the task, once. Raises as `run_episode` does."""
+        ...
+
+
 class Agent(Record):
     """A model with its instructions, tools and knowledge. Learning returns a new Agent; nothing is changed in place.
 
     model: a name (`gguf:smollm2-135m`) or a Model object. tools: Tool objects or plain typed functions. stop_on_tool: hand the first
     valid tool call over as the answer instead of asking the model to go on after it. workflow: the agent's work is done by several agents
     together (see `tutelage.workflows`, whose functions make such agents); model, instructions and tools are then those of the first part.
-    adapter: weights learned on top of the model, or the folder they lie in.
+    adapter: weights learned on top of the model, or the folder they lie in. executor: runs the agent's sessions as actions that it chooses
+    (see `tutelage.executor`) in place of the plain loop; an agent has a workflow or an executor, not both (`InputError`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -70,6 +115,7 @@ class Agent(Record):
     stop_on_tool: bool = False
     adapter: Adapter | None = None
     workflow: Workflow | None = None
+    executor: Executor | None = None
 
     @field_validator("tools", mode="before")
     @classmethod
@@ -81,6 +127,12 @@ class Agent(Record):
     def _read_adapter(cls, value: Any) -> Any:
         return as_adapter(value)
 
+    @model_validator(mode="after")
+    def _one_way_to_work(self) -> Agent:
+        if self.workflow is not None and self.executor is not None:
+            raise InputError("an agent has a workflow or an executor, not both; give the workflow's agents the executor", field="executor")
+        return self
+
     @cached_property
     def version(self) -> str:
         """Hash of everything that decides behaviour; tools enter by their schema, the model by its own name.
@@ -91,7 +143,7 @@ class Agent(Record):
 
     def described(self) -> dict[str, Any]:
         """The agent as JSON: what `version` is the hash of."""
-        own = {
+        own: dict[str, Any] = {
             "model": self.load().name,
             "instructions": self.instructions,
             "tools": [item.spec.canonical() for item in self.tools],
@@ -101,7 +153,11 @@ class Agent(Record):
             "stop_on_tool": self.stop_on_tool,
             "adapter": self.adapter and self.adapter.id,
         }
-        return own if self.workflow is None else {**own, "workflow": self.workflow.described()}
+        if self.workflow is not None:
+            own["workflow"] = self.workflow.described()
+        if self.executor is not None:
+            own["executor"] = self.executor.described()
+        return own
 
     @cached_property
     def memory(self) -> Memory:

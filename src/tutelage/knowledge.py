@@ -18,8 +18,8 @@ Order = Literal["best_last", "best_first", "as_stored"]
 class Exemplar(Record):
     """One solved case. `text` is what retrieval compares; `messages` are shown as a conversation that ends with the solution.
 
-    `task_id` and `input_id` keep a task from being shown its own case; `origin` says whether the solution is the task's reference answer
-    or an episode of the agent that was graded a success.
+    `task_id` and `input_id` keep a task from being shown its own case; `origin` says whether the solution is the task's reference answer,
+    an episode of the agent that was graded a success, or what an agent `noted` in a session, which nobody graded.
     """
 
     task_id: str
@@ -27,7 +27,7 @@ class Exemplar(Record):
     text: str
     messages: tuple[Message, ...]
     kind: str | None = None
-    origin: Literal["reference", "success"] = "reference"
+    origin: Literal["reference", "success", "noted"] = "reference"
 
     @cached_property
     def id(self) -> str:

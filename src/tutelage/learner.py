@@ -7,7 +7,8 @@ from time import monotonic
 from typing import Any, Protocol, runtime_checkable
 
 from tutelage.agent import Agent
-from tutelage.practice import Cost, Learned, Practice
+from tutelage.budget import Cost
+from tutelage.practice import Learned, Practice
 
 
 class Need(StrEnum):
@@ -60,10 +61,10 @@ async def learn_once(learner: Learner, agent: Agent, practice: Practice) -> Agen
         return await learner.learn(agent, practice)
     fingerprint = practice.fingerprint(agent, learner.described())
     if found := practice.shelf.find(fingerprint, agent):
-        practice.spend(found.cost)
-        practice.note(**found.facts)
+        practice.take_over(found)
         return found.agent
-    before, begun = practice.cost, monotonic()
-    learned = await learner.learn(agent, practice)
-    cost = practice.cost.minus(before).plus(Cost(seconds=monotonic() - begun))
-    return practice.shelf.keep(fingerprint, Learned(learned, cost, practice.facts), agent)
+    begun = monotonic()
+    with practice.accounting() as account:
+        learned = await learner.learn(agent, practice)
+    cost = account.cost.plus(Cost(seconds=monotonic() - begun))
+    return practice.shelf.keep(fingerprint, Learned(learned, cost, practice.facts, account.episodes), agent)

@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic
 from typing import Any, Protocol
 
 from pydantic import JsonValue
 
+from tutelage.advice import Advisor
 from tutelage.agent import Agent
+from tutelage.budget import Account, Budget, Cost, Meter, MeteredModel, outside
 from tutelage.environment import EnvironmentFactory
 from tutelage.episode import run_episode
-from tutelage.errors import BudgetExceeded, ModelUnavailable, SealedError
+from tutelage.errors import ModelUnavailable, SealedError
 from tutelage.experience.cache import CachedModel
 from tutelage.experience.store import Store
 from tutelage.grader import Grader
@@ -28,99 +31,12 @@ from tutelage.graders.judge_models import bind_grader
 from tutelage.graders.load import grade_episode
 from tutelage.memory import Memory
 from tutelage.model import Model, load_model
-from tutelage.prices import Price, cost_of
+from tutelage.prices import Price
 from tutelage.progress import Progress, Silent, Stage
-from tutelage.records import Completion, Experience, Message, Record, Sampling, StopReason, Task, ToolSpec, Usage, content_id
+from tutelage.records import Completion, Experience, Message, Sampling, StopReason, Task, content_id
 
 FAILURES_IN_A_ROW = 10
 """So many episodes in a row that end with a failed model call stop the run: the model is down, whatever it says."""
-
-
-class Budget(Record):
-    """Caps on the whole study. None: no cap. Calls, tokens and money count over interrupted runs too; time is this run's own."""
-
-    calls: int | None = None
-    tokens: int | None = None
-    minutes: float | None = None
-    usd: float | None = None
-
-
-class Cost(Record):
-    """What something cost. `usd` None: a price is unknown."""
-
-    calls: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    usd: float | None = 0.0
-    seconds: float = 0.0
-
-    @classmethod
-    def of(cls, usage: Usage, usd: float | None, seconds: float = 0.0) -> Cost:
-        """The cost of some usage."""
-        return cls(calls=usage.calls, tokens_in=usage.tokens_in, tokens_out=usage.tokens_out, usd=usd, seconds=seconds)
-
-    def plus(self, other: Cost) -> Cost:
-        """Both together; an unknown price makes the whole unknown."""
-        return Cost(
-            calls=self.calls + other.calls,
-            tokens_in=self.tokens_in + other.tokens_in,
-            tokens_out=self.tokens_out + other.tokens_out,
-            usd=None if self.usd is None or other.usd is None else self.usd + other.usd,
-            seconds=self.seconds + other.seconds,
-        )
-
-    def minus(self, other: Cost) -> Cost:
-        """What came on top of `other`, which is a part of it."""
-        return Cost(
-            calls=self.calls - other.calls,
-            tokens_in=self.tokens_in - other.tokens_in,
-            tokens_out=self.tokens_out - other.tokens_out,
-            usd=None if self.usd is None or other.usd is None else self.usd - other.usd,
-            seconds=self.seconds - other.seconds,
-        )
-
-
-class Meter:
-    """Counts what real calls cost and refuses the next one once a cap is reached. Calls in flight may pass a cap of tokens or money."""
-
-    def __init__(self, budget: Budget, spent: Cost = Cost()) -> None:
-        self.budget, self.spent = budget, spent
-        self._calls_begun = spent.calls
-        self._begun = monotonic()
-
-    def begin_call(self) -> None:
-        """Count a call; raises `BudgetExceeded` where a cap is reached."""
-        checks = [
-            ("calls", self._calls_begun, self.budget.calls),
-            ("tokens", self.spent.tokens_in + self.spent.tokens_out, self.budget.tokens),
-            ("minutes", (monotonic() - self._begun) / 60, self.budget.minutes),
-            ("usd", self.spent.usd, self.budget.usd),
-        ]
-        for name, used, cap in checks:
-            if used is not None and cap is not None and used >= cap:
-                raise BudgetExceeded(
-                    f"the budget of {cap:g} {name} is spent. Everything done is kept: raise `budget.{name}` and run again to continue"
-                )
-        self._calls_begun += 1
-
-    def end_call(self, completion: Completion, price: Price | None) -> None:
-        """Add what the call cost."""
-        self.spent = self.spent.plus(Cost.of(completion.usage, cost_of(completion, price), completion.seconds))
-
-
-class MeteredModel:
-    """A model whose calls are counted against a budget."""
-
-    def __init__(self, model: Model, meter: Meter, price: Price | None = None) -> None:
-        self._model, self._meter = model, meter
-        self.name, self.native_tools, self.price = model.name, model.native_tools, price or model.price
-
-    async def complete(self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), sampling: Sampling = Sampling()) -> Completion:
-        """Count, call, add the cost."""
-        self._meter.begin_call()
-        completion = await self._model.complete(messages, tools=tools, sampling=sampling)
-        self._meter.end_call(completion, self.price)
-        return completion
 
 
 _Key = tuple[str, str, int, int]
@@ -142,7 +58,10 @@ class Job:
 
 
 class Collector:
-    """Runs episodes and grades them: at most `concurrency` at once, each stored when it ends, none repeated that is stored already."""
+    """Runs episodes and grades them: at most `concurrency` at once, each stored when it ends, none repeated that is stored already.
+
+    advisor: who may be asked by agents whose executor asks. It is no part of an agent's version: another advisor needs another study.
+    """
 
     def __init__(
         self,
@@ -155,7 +74,9 @@ class Collector:
         concurrency: int | None = None,
         progress: Progress | None = None,
         prices: Mapping[str, Price] | None = None,
+        advisor: Advisor | None = None,
     ) -> None:
+        self.advisor = advisor
         self.study, self.environment, self.concurrency = study, environment, concurrency
         self.store = store if store is not None else Store(":memory:")
         self.progress = progress or Silent()
@@ -186,7 +107,7 @@ class Collector:
         return self._models[key]
 
     def apart(self, grader: Grader, environment: EnvironmentFactory | None) -> Collector:
-        """A collector with another grader and environment over the same store, models, budget and progress."""
+        """A collector with another grader and environment over the same store, models, advisor, budget and progress."""
         other = Collector(
             grader,
             store=self.store,
@@ -195,8 +116,15 @@ class Collector:
             concurrency=self.concurrency,
             progress=self.progress,
             prices=self.prices,
+            advisor=self.advisor,
         )
         other.meter, other._models = self.meter, self._models
+        return other
+
+    def quietly(self) -> Collector:
+        """The same, with the same store, models and budget, but showing no progress."""
+        other = copy(self)
+        other.progress = Silent()
         return other
 
     async def run(self, agent: Agent, jobs: Sequence[Job], *, arm: str = "", memory: Memory | None = None) -> list[Experience]:
@@ -259,7 +187,14 @@ class Collector:
 
     async def _one(self, agent: Agent, job: Job, arm: str, memory: Memory | None) -> Experience:
         episode = await run_episode(
-            agent, job.task, environment=self.environment, memory=memory, models=self.model_of, seed=job.seed, attempt=job.attempt
+            agent,
+            job.task,
+            environment=self.environment,
+            memory=memory,
+            models=self.model_of,
+            seed=job.seed,
+            attempt=job.attempt,
+            advisor=self.advisor,
         )
         grade = await grade_episode(self.grader, job.task, episode)
         experience = Experience(episode=episode, grade=grade, when=datetime.now(UTC), study=self.study)
@@ -292,11 +227,12 @@ async def _together(workers: list[Any]) -> None:
 
 @dataclass(frozen=True)
 class Learned:
-    """What one learner made of an agent, and what that cost, seconds included."""
+    """What one learner made of an agent, and what that cost, seconds included. episodes: by `ref`, the part of the cost that each had."""
 
     agent: Agent
     cost: Cost
     facts: dict[str, JsonValue] = field(default_factory=dict)
+    episodes: Mapping[str, Cost] = field(default_factory=dict)
 
 
 class Shelf(Protocol):
@@ -315,9 +251,8 @@ class Shelf(Protocol):
 class _Tally:
     """What learning has cost and noted: one for a practice and those set apart from it."""
 
-    cost: Cost = Cost()
+    account: Account = field(default_factory=Account)
     facts: dict[str, JsonValue] = field(default_factory=dict)
-    counted: set[_Key] = field(default_factory=set)
 
 
 class Practice:
@@ -348,7 +283,7 @@ class Practice:
     @property
     def cost(self) -> Cost:
         """What learning has cost so far."""
-        return self._shared.cost
+        return self._shared.account.cost
 
     @property
     def facts(self) -> dict[str, JsonValue]:
@@ -366,7 +301,13 @@ class Practice:
 
     def fingerprint(self, agent: Agent, described: Mapping[str, Any]) -> str:
         """Hash of everything that a learner, so described, depends on when it begins with this agent."""
-        return content_id([agent.version, described, [task.id for task in self.tasks], self.seed, self.grader.name])
+        own = [agent.version, described, [task.id for task in self.tasks], self.seed, self.grader.name]
+        return content_id([*own, self.advisor.name] if self.advisor else own)
+
+    @property
+    def advisor(self) -> Advisor | None:
+        """Who may be asked by agents whose executor asks."""
+        return self._collector.advisor
 
     @property
     def environment(self) -> EnvironmentFactory | None:
@@ -393,6 +334,12 @@ class Practice:
         other._shared = self._shared
         return other
 
+    def quietly(self, seed: int) -> Practice:
+        """The same, with the same accounts, but another seed, and showing no progress."""
+        other = copy(self)
+        other._collector, other.seed = self._collector.quietly(), seed
+        return other
+
     async def collect(
         self, agent: Agent, tasks: Sequence[Task] | None = None, attempts: int = 1, *, first_attempt: int = 0, memory: Memory | None = None
     ) -> list[Experience]:
@@ -406,8 +353,7 @@ class Practice:
         numbers = range(first_attempt, first_attempt + attempts)
         jobs = [Job(task, self.seed, attempt) for task in chosen for attempt in numbers]
         experiences = await self._collector.run(agent, jobs, arm=f"{self.arm} (practice)".strip(), memory=memory)
-        for experience in experiences:
-            self._count(experience)
+        self._count(experiences)
         return experiences
 
     async def collect_each(self, pairs: Sequence[tuple[Agent, Task]], *, attempt: int = 0) -> list[Experience]:
@@ -415,8 +361,7 @@ class Practice:
         self._refuse_sealed([task for _, task in pairs])
         jobs = [(agent, Job(task, self.seed, attempt)) for agent, task in pairs]
         experiences = await self._collector.run_each(jobs, arm=f"{self.arm} (practice)".strip())
-        for experience in experiences:
-            self._count(experience)
+        self._count(experiences)
         return experiences
 
     async def ask(self, model: str | Model | Agent, messages: Sequence[Message], *, sampling: Sampling = Sampling()) -> Completion:
@@ -433,7 +378,18 @@ class Practice:
 
     def spend(self, cost: Cost) -> None:
         """Add to what learning has cost: work done outside of episodes and of `ask`."""
-        self._shared.cost = self._shared.cost.plus(cost)
+        self._shared.account.spend(cost)
+
+    def accounting(self) -> AbstractContextManager[Account]:
+        """What is spent while inside, by itself: with the episodes that were counted before and are asked for again."""
+        return self._shared.account.part()
+
+    def take_over(self, learned: Learned) -> None:
+        """Count what another practice learned at what it cost there, an episode that is counted here already not again; and its facts."""
+        for episode, cost in learned.episodes.items():
+            self._shared.account.count(episode, cost)
+        self.spend(outside(learned.cost, learned.episodes))
+        self.note(**learned.facts)
 
     def _model(self, model: str | Model | Agent) -> CachedModel:
         return self._collector.model_of(model) if isinstance(model, Agent) else self._collector.model_for(model)
@@ -450,13 +406,10 @@ class Practice:
         """Facts about this learning that the report should state (`solved_by_attempt=[10, 14]`)."""
         self.facts.update(facts)
 
-    def _count(self, experience: Experience) -> None:
-        """Each episode costs once, however often it is asked for."""
-        episode = experience.episode
-        key = (episode.agent_version, episode.task_id, episode.seed, episode.attempt)
-        if key not in self._shared.counted:
-            self._shared.counted.add(key)
-            self.spend(Cost.of(episode.usage, episode.cost_usd))
+    def _count(self, experiences: Iterable[Experience]) -> None:
+        for experience in experiences:
+            episode = experience.episode
+            self._shared.account.count(episode.ref, Cost.of(episode.usage, episode.cost_usd))
 
     def _refuse_sealed(self, tasks: Sequence[Task]) -> None:
         for task in tasks:

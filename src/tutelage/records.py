@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 Role = Literal["system", "user", "assistant", "tool"]
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -136,7 +136,8 @@ class Task(Record):
 class Sampling(Record):
     """How tokens are drawn. Temperature is applied before `min_p` (keep tokens with p >= min_p * max p; Nguyen et al. 2024).
 
-    `seed` None lets the caller derive one. `json_schema` constrains the output where the model can (else it is refused).
+    `seed` None lets the caller derive one. `json_schema` constrains the output where the model can (else it is refused). `top_logprobs`: so
+    many of the likeliest tokens are listed in each place, by their text, where a server does so (`Completion.choices`); with `logprobs`.
     """
 
     temperature: float = 0.0
@@ -147,6 +148,7 @@ class Sampling(Record):
     stop: tuple[str, ...] = ()
     json_schema: dict[str, JsonValue] | None = None
     logprobs: bool = False
+    top_logprobs: int = Field(default=0, ge=0)
 
 
 class Usage(Record):
@@ -179,13 +181,25 @@ class TokenTrace(Record):
     logprobs: tuple[float, ...]
 
 
+class TokenChoice(Record):
+    """One token by its text, with natural logs: its own, and those of the likeliest tokens in its place, itself included."""
+
+    text: str
+    logprob: float
+    likeliest: dict[str, float] = Field(default_factory=dict)
+
+
 class Completion(Record):
-    """One reply of a model. `seconds` is the time of the call that produced it (kept when it comes from the cache)."""
+    """One reply of a model. `seconds` is the time of the call that produced it (kept when it comes from the cache).
+
+    choices: the tokens by their text, where `Sampling.top_logprobs` asked for them and the server gives them.
+    """
 
     message: Message
     finish: Finish = "stop"
     usage: Usage = Usage()
     tokens: TokenTrace | None = None
+    choices: tuple[TokenChoice, ...] = ()
     seconds: float = 0.0
     cost_usd: float | None = None
 
@@ -243,6 +257,22 @@ class Segment(Record):
     part: str = ""
 
 
+class Advice(Record):
+    """An answer: who gave it and when, and what it costs whoever asked.
+
+    price: in units of reward, taken off the episode's. price_usd: in US dollars (None: unknown). note: words beside the answer, such as
+    the reason for a grade.
+    """
+
+    question_id: str
+    answer: str
+    by: str
+    when: datetime
+    note: str = ""
+    price: float = 0.0
+    price_usd: float | None = 0.0
+
+
 class StopReason(StrEnum):
     """Why an episode ended. Cut off is not finished: see `finished`."""
 
@@ -278,6 +308,8 @@ class Episode(Record):
 
     `answer` is the last text (None: there is none). `cost_usd` None: the price is unknown. `shown` are the ids of the
     exemplars, insights and reflections in the prompt. `environment_grade` is what the environment itself said, if it grades.
+    `advice` is what was sought and answered, each at the price that the agent pays. `confidence` is how sure of its answer the agent was
+    before any advice, from 0 to 1, where its executor measured it (None: not measured).
     """
 
     task_id: str
@@ -293,6 +325,8 @@ class Episode(Record):
     attempt: int = 0
     shown: tuple[str, ...] = ()
     environment_grade: Grade | None = None
+    advice: tuple[Advice, ...] = ()
+    confidence: float | None = None
 
     @property
     def ref(self) -> str:
@@ -306,11 +340,12 @@ class Episode(Record):
 
     @property
     def calls(self) -> list[tuple[ToolCall, Observation | None]]:
-        """Every tool call with its observation (None: handed over, not executed)."""
+        """Every tool call with its observation (None: handed over, not executed). One without an id is of the only call there was."""
         pairs: list[tuple[ToolCall, Observation | None]] = []
         for step in self.steps:
             by_id = {observation.call_id: observation for observation in step.observations}
-            pairs += [(call, by_id.get(call.id)) for call in step.calls]
+            only = by_id.get(None) if len(step.calls) == 1 else None
+            pairs += [(call, by_id.get(call.id, only)) for call in step.calls]
         return pairs
 
 

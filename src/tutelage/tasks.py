@@ -11,15 +11,15 @@ from tutelage.errors import InputError, SealedError
 from tutelage.files import write_atomically
 from tutelage.records import Task, content_id
 from tutelage.suggest import unknown
-from tutelage.task_formats import bfcl, openai, own, plain
+from tutelage.task_formats import bfcl, multiple_choice, openai, own, plain
 from tutelage.task_formats.datasets import dataset_rows
 from tutelage.task_formats.lines import Row, Where, json_rows
 from tutelage.task_formats.references import reference_messages
 
 __all__ = ["FORMATS", "check_splits", "read_tasks", "reference_messages", "split_tasks", "write_tasks"]
 
-FORMATS = ("openai", "plain", "bfcl", "task")
-"""OpenAI chat rows; `input`/`reference` rows; the Berkeley leaderboard's files; what `write_tasks` writes."""
+FORMATS = ("openai", "plain", "bfcl", "multiple_choice", "task")
+"""OpenAI chat rows; `input`/`reference` rows; the Berkeley leaderboard's files; questions with options; what `write_tasks` writes."""
 
 
 def read_tasks(
@@ -27,8 +27,8 @@ def read_tasks(
 ) -> tuple[Task, ...]:
     """The tasks of a JSON Lines or CSV file, or of a Hugging Face dataset (`hf:NAME[:SPLIT]`).
 
-    format: one of `FORMATS`; found from the first row where None. limit: read only the first n. columns: how a plain file calls
-    `input`, `reference` and so on. Raises `InputError` naming file, line and field.
+    format: one of `FORMATS`; found from the first row where None (`multiple_choice:0` and `:1` say how numbered answers count). limit: read
+    only the first n. columns: how a plain file calls `input`, `reference` and so on. Raises `InputError` naming file, line and field.
     """
     if limit is not None and limit < 1:
         raise InputError(f"the limit on tasks must be at least 1, and is {limit}", field="limit")
@@ -38,8 +38,8 @@ def read_tasks(
     first = next(rows, None)
     if first is None:
         raise InputError("there are no tasks in it", file=path)
-    to_task = _reader(format or ("plain" if columns else _detect(first[1])), path, columns)
-    return tuple(to_task(row, where) for where, row in islice(chain([first], rows), limit))
+    name = format or ("plain" if columns else _detect(first[1]))
+    return tuple(islice(_tasks(chain([first], rows), name, path, columns), limit))
 
 
 def _rows(path: str | Path) -> Iterator[tuple[Where, Row]]:
@@ -54,20 +54,31 @@ def _detect(row: Row) -> str:
         return "task"
     if "messages" in row:
         return "openai"
-    return "bfcl" if {"question", "function"} <= row.keys() else "plain"
+    if {"question", "function"} <= row.keys():
+        return "bfcl"
+    return multiple_choice.NAME if multiple_choice.recognised(row) else "plain"
 
 
-def _reader(format: str, path: str | Path, columns: Mapping[str, str] | None) -> Callable[[Row, Where], Task]:
-    if format not in FORMATS:
+def _tasks(rows: Iterable[tuple[Where, Row]], format: str, path: str | Path, columns: Mapping[str, str] | None) -> Iterator[Task]:
+    """The tasks of all rows, each when it is asked for."""
+    kind, _, _ = format.partition(":")
+    if kind not in FORMATS or kind not in (format, multiple_choice.NAME):
         raise InputError(unknown("a format of tasks", format, FORMATS), field="format")
-    if columns and format != "plain":
+    if columns and kind != "plain":
         raise InputError(f"`columns` belongs to plain files; the format is {format}", field="columns")
-    if format == "bfcl":
+    if kind == multiple_choice.NAME:
+        return multiple_choice.read(rows, format)
+    to_task = _reader(kind, path, columns)
+    return (to_task(row, where) for where, row in rows)
+
+
+def _reader(kind: str, path: str | Path, columns: Mapping[str, str] | None) -> Callable[[Row, Where], Task]:
+    if kind == "bfcl":
         answers = bfcl.read_answers(Path(path))
         return lambda row, where: bfcl.to_task(row, where, answers)
-    if format == "plain":
+    if kind == "plain":
         return lambda row, where: plain.to_task(row, where, columns)
-    return openai.to_task if format == "openai" else own.to_task
+    return openai.to_task if kind == "openai" else own.to_task
 
 
 def write_tasks(path: str | Path, tasks: Iterable[Task]) -> None:

@@ -106,6 +106,7 @@ class _Whole:
             seconds=perf_counter() - self.started,
             error=error,
             shown=tuple(dict.fromkeys(id for _, episode in done for id in episode.shown)),
+            advice=tuple(item for _, episode in done for item in episode.advice),
         )
 
     def _informed(self, part: Agent, task: Task) -> Agent:

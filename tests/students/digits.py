@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 import tutelage as tt
@@ -30,8 +29,8 @@ SLIPS = 0.6
 
 LORA = {"r": 8}
 SFT = {"max_steps": 5, "learning_rate": 5e-3, "lora": LORA, "validation": 0.2, "save_steps": 2}
-PAIRS = {"attempts": 4, "max_steps": 4, "learning_rate": 2e-3, "per_device_train_batch_size": 4, "lora": LORA, "save_steps": 2}
-ROLLOUTS = {"steps": 2, "tasks_per_step": 4, "num_generations": 6, "learning_rate": 3e-3, "lora": LORA, "validation": 0}
+PAIRS = {"attempts": 4, "max_steps": 4, "learning_rate": 1e-3, "per_device_train_batch_size": 4, "lora": LORA, "save_steps": 2}
+ROLLOUTS = {"steps": 2, "tasks_per_step": 4, "num_generations": 6, "learning_rate": 1e-3, "lora": LORA, "validation": 0}
 CASES = {"exemplars": {"choose": "text", "k": 1}}
 ARMS: dict[str, Any] = {
     "sft": {"sft": SFT},
@@ -58,59 +57,38 @@ def write_study(folder: Path, pupil: str | Path, arms: Mapping[str, Any] = ARMS,
     return folder
 
 
-KNOWS = 0.11
-"""A pupil is good enough where right answers have so large a probability (see `knowing`); one that slips and knows all has 1 - SLIPS."""
+UPDATES = 500
+KNOWS = 0.2
+"""A pupil knows its lessons where right answers have so large a probability (see `knowing`); one that slips and knows all has 1 - SLIPS."""
 
 
-def make_pupil(folder: Path, updates: int = 500) -> Path:
-    """Write the pupil to a folder that `hf:FOLDER` loads; on one machine always the same one.
+def make_pupil(folder: Path, seed: int = 0) -> Path:
+    """Write the pupil to a folder that `hf:FOLDER` loads.
 
-    Whether so short a training finds out how numbers are changed hangs on roundings, which differ between machines and numbers of threads;
-    so it has one thread, and begins anew from other weights where it did not.
+    First it learns what is right, then to slip in one digit only, the last: so it learns with any seed and whatever the roundings of a
+    processor, and has nothing to weigh up but that one digit.
     """
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        known = [_train_pupil(folder, updates, seed) for seed in range(8) if not _is_good(folder)]
-    finally:
-        torch.set_num_threads(threads)
-    if not _is_good(folder):
-        pytest.skip(f"on this machine no pupil learned its lessons (mean probability of right answers: {known})")
-    return folder
-
-
-def _is_good(folder: Path) -> bool:
-    return (folder / "good").exists()
-
-
-def _train_pupil(folder: Path, updates: int, seed: int) -> float:
-    """Train one from scratch and save it; how much of its lessons it knows."""
-    import torch
-
-    make_toy(folder, width=64, layers=1, template=BARE, seed=seed)
+    make_toy(folder, width=64, layers=2, template=BARE, seed=seed)
     base = find_base(str(folder))
-    model, tokenizer = load_causal_lm(base).train(), load_tokenizer(base)
+    model, tokenizer = load_causal_lm(base, "float32").train(), load_tokenizer(base)
     chance = random.Random(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     known = lessons(tokenizer)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.05, updates)
-    for update in range(updates):
-        rows = [
-            said_and_begun(tokenizer, *chance.choice(some), chance, SLIPS if update > 0.7 * updates else 0)
-            for some in known
-            for _ in range(16)
-        ]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: min(1.0, (update + 1) / 30) * (1 - 0.95 * update / UPDATES))
+    for update in range(UPDATES):
+        slips = SLIPS if update > UPDATES / 2 else 0.0
+        rows = [said_and_begun(tokenizer, *chance.choice(some), chance, slips) for some in known for _ in range(16)]
         model(**padded(rows, tokenizer.pad_token_id)).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
     model.save_pretrained(folder)
     knows = knowing(model.eval(), tokenizer, known)
-    if knows >= KNOWS:
-        (folder / "good").touch()
-    return knows
+    assert knows > KNOWS, f"the pupil did not learn its lessons: right answers have a mean probability of {knows:.3f}"
+    return folder
 
 
 def padded(rows: Sequence[tuple[list[int], int]], pad: int) -> dict[str, Any]:
@@ -145,15 +123,13 @@ def lessons(tokenizer: Any) -> list[list[tuple[tuple[int, ...], str, str]]]:
 def said_and_begun(
     tokenizer: Any, prompt: Sequence[int], before: str, right: str, chance: random.Random, slips: float
 ) -> tuple[list[int], int]:
-    """(ids, where the reply begins); in a slip the digits of all numbers are too large by one."""
+    """(ids, where the reply begins); in a slip the last digit is too large by one."""
     said = slipped(right) if chance.random() < slips else right
     reply = [*tokenizer.encode(before + said, add_special_tokens=False), tokenizer.eos_token_id]
     return [*prompt, *reply], len(prompt)
 
 
 def slipped(right: str) -> str:
-    """The same with every digit of a number too large by one; 9 becomes 1. Numbers of steps stay."""
-    lines = [line.partition(" ") for line in right.split("\n")]
-    return "\n".join(
-        f"{number}{blank}{''.join(str(int(each) % 9 + 1) if each.isdigit() else each for each in rest)}" for number, blank, rest in lines
-    )
+    """The same with the last digit too large by one; 9 becomes 1."""
+    place = max(place for place, sign in enumerate(right) if sign.isdigit())
+    return f"{right[:place]}{int(right[place]) % 9 + 1}{right[place + 1 :]}"

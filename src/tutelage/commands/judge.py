@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -11,7 +11,9 @@ from typing import TypedDict
 from rich.console import Console
 from rich.text import Text
 
+from tutelage.budget import Budget
 from tutelage.commands.judge_page import write_page
+from tutelage.commands.judge_runs import run_rows
 from tutelage.commands.judge_view import audit_rows, print_agreement, print_certificates, print_rows
 from tutelage.errors import InputError
 from tutelage.experience.store import Store
@@ -23,14 +25,11 @@ from tutelage.graders.judge_case import Case
 from tutelage.graders.judge_file import Made, read_judges
 from tutelage.graders.labels import KNOWN, Item, Kind, Labelled, read_items, read_labelled
 from tutelage.graders.monitored import Trail
-from tutelage.practice import Budget, Collector
+from tutelage.practice import Collector
 from tutelage.progress import Bars, Progress
 from tutelage.suggest import unknown
-from tutelage.task_formats.lines import Row, json_rows
-from tutelage.task_formats.plain import csv_rows
 
 KINDS: tuple[Kind, ...] = ("right_wrong", "score", "pairwise")
-OURS = (*KNOWN, "reference")
 
 
 @dataclass(frozen=True)
@@ -44,28 +43,14 @@ class LabelFile:
 
     def read(self) -> tuple[Labelled, ...]:
         """The labels. Raises `InputError`."""
-        mapping = self._mapping()
-        columns = {ours: theirs for ours, theirs in mapping.items() if ours != "reference"} if mapping else None
-        return read_labelled(self.path, columns, kind=kind_named(self.kind), values=pairs_in(self.values or "", "--values"))
+        return read_labelled(self.path, self._columns(), kind=kind_named(self.kind), values=pairs_in(self.values or "", "--values"))
 
     def items(self) -> tuple[Item, ...]:
         """The items, labelled or not. Raises `InputError`."""
-        mapping = self._mapping()
-        columns = {ours: theirs for ours, theirs in mapping.items() if ours not in ("reference", "label")} if mapping else None
+        columns = {ours: theirs for ours, theirs in (self._columns() or {}).items() if ours != "label"} or None
         return read_items(self.path, columns, kind=kind_named(self.kind))
 
-    def references(self, labelled: Sequence[Item]) -> dict[str, str]:
-        """Item id -> the right answer, where `--columns reference=...` says where it stands."""
-        column = (self._mapping() or {}).get("reference")
-        if not isinstance(column, str):
-            return {}
-        rows = csv_rows(self.path) if self.path.suffix.lower() in (".csv", ".tsv") else json_rows(self.path)
-        by_place = {str(where): _cell(row, column) for where, row in rows}
-        if not any(by_place.values()):
-            raise InputError(f"no row has a column `{column}` with a text", file=self.path, field="--columns reference")
-        return {one.id: by_place[one.source] for one in labelled if one.source is not None and by_place.get(one.source)}
-
-    def _mapping(self) -> dict[str, str | list[str]] | None:
+    def _columns(self) -> dict[str, str | list[str]] | None:
         return None if self.columns is None else columns_of(self.columns)
 
 
@@ -73,8 +58,8 @@ def columns_of(text: str) -> dict[str, str | list[str]]:
     """`id=qid,label=ann|bob` as a mapping. Raises `InputError`."""
     found: dict[str, str | list[str]] = {}
     for ours, theirs in pairs_in(text, "--columns").items():
-        if ours not in OURS:
-            raise InputError(unknown("a field of a labelled item", ours, OURS), field="--columns")
+        if ours not in KNOWN:
+            raise InputError(unknown("a field of a labelled item", ours, KNOWN), field="--columns")
         found[ours] = [name.strip() for name in theirs.split("|")] if "|" in theirs else theirs
     return found
 
@@ -94,15 +79,6 @@ def kind_named(kind: str | None) -> Kind | None:
     if kind is not None and found is None:
         raise InputError(unknown("a kind of label", kind, KINDS), field="--kind")
     return found
-
-
-def _cell(row: Row, column: str) -> str:
-    value: object = row.get(column)
-    if column not in row and "." in column:
-        value = row
-        for part in column.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-    return "" if value is None else str(value).strip()
 
 
 # calibrating
@@ -125,7 +101,6 @@ class _Options(TypedDict):
 
     min_items: int | None
     rule: Rule
-    references: Mapping[str, str]
     domain: str
     progress: Progress
 
@@ -140,7 +115,7 @@ def calibrate_judge(judge: Path, labels: LabelFile, out: Path, ask: Ask) -> Cali
     made = read_judges(judge, labelled)
     console = Console()
     console.print(Text(_plan(made, labelled)))
-    found = asyncio.run(_calibrate(made, labels.references(made.labelled), out, ask))
+    found = asyncio.run(_calibrate(made, out, ask))
     found.save(out)
     console.print()
     print_judge(console, out)
@@ -149,12 +124,12 @@ def calibrate_judge(judge: Path, labels: LabelFile, out: Path, ask: Ask) -> Cali
     return found
 
 
-async def _calibrate(made: Made, references: Mapping[str, str], out: Path, ask: Ask) -> CalibratedJudge | Cascade:
+async def _calibrate(made: Made, out: Path, ask: Ask) -> CalibratedJudge | Cascade:
     with Store(replies_of(out)) as store:
         collector = judging(store, Budget(calls=ask.calls, usd=ask.usd))
         judges = [judge.bind(collector.model_for) for judge in made.judges]
         domain = made.domain if ask.domain is None else ask.domain
-        options = _Options(min_items=ask.min_items, rule=made.rule, references=references, domain=domain, progress=Bars())
+        options = _Options(min_items=ask.min_items, rule=made.rule, domain=domain, progress=Bars())
         if made.cascade:
             return await calibrate_cascade(judges, made.labelled, ask.alpha, ask.delta, **options)
         return await calibrate(judges[0], made.labelled, ask.alpha, ask.delta, **options)
@@ -173,8 +148,13 @@ def replies_of(file: Path) -> Path:
 def _plan(made: Made, labelled: Sequence[Labelled]) -> str:
     shown = len({one.id for one in labelled} - {one.id for one in made.labelled})
     kept = f"; {shown} others are examples of simulated annotators" if shown else ""
-    names = ", then ".join(f"{_model_name(judge)} ({len(judge.questions(_probe(judge)))} question(s) an item)" for judge in made.judges)
+    names = ", then ".join(f"{_model_name(judge)} ({_questions(judge)} an item)" for judge in made.judges)
     return f"{len({one.id for one in made.labelled})} labelled items{kept}; asked is {names}"
+
+
+def _questions(judge: AnyJudge) -> str:
+    count = len(judge.questions(_probe(judge)))
+    return f"{count} question{'s' * (count > 1)}"
 
 
 def _model_name(judge: AnyJudge) -> str:
@@ -195,10 +175,16 @@ def _check_out(out: Path, *inputs: Path) -> None:
 # reporting
 
 
-def report_judge(file: Path, html: Path | None) -> None:
-    """Print all that is known of a calibrated judge or a cascade; `html` writes it as a page with plots as well."""
+def report_judge(file: Path, html: Path | None, run: str | None = None) -> None:
+    """Print all that is known of a calibrated judge or a cascade; `html` writes it as a page with plots as well.
+
+    run: also say how much it decided there.
+    """
     console = Console()
     certificates = print_judge(console, file)
+    if run is not None:
+        console.print()
+        print_rows(console, run_rows(run, Trail(file, certificates).promise.id, len(certificates)))
     if html is not None:
         write_page(html, file, certificates, Trail(file, certificates), standing(file, certificates))
         console.print(Text(f"\nwritten: {html}"))
@@ -220,6 +206,8 @@ def print_judge(console: Console, file: Path) -> tuple[Certificate, ...]:
     print_certificates(console, trail.promise, certificates)
     print_rows(console, audit_rows(trail))
     for number, certificate in enumerate(certificates, 1):
+        if not certificate.calibration.curve:
+            continue
         console.print(Text(f"\nLevel {number}" if len(certificates) > 1 else "", style="bold"))
         print_agreement(console, certificate.calibration)
     return certificates
@@ -236,4 +224,5 @@ def standing(file: Path, certificates: Sequence[Certificate]) -> str:
         return f"{'NOT VALID' if changed.field == 'grader' else 'NOT CHECKED, for the judge cannot be made here'}: {changed.message}"
     if all(certificate.calibration.threshold is None for certificate in certificates):
         return "It abstains always, so nothing is promised: no threshold passed the calibration."
-    return "The promise stands: judge and prompts are what they were, and no audit has refuted it."
+    mind = " Mind the warnings." if any(certificate.warnings for certificate in certificates if certificate.calibration.n) else ""
+    return f"The promise stands: judge and prompts are what they were, and no audit has refuted it.{mind}"

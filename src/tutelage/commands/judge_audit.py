@@ -11,15 +11,13 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.text import Text
-from sqlalchemy import select
 
 from tutelage.advice import Question, score_of
 from tutelage.commands.judge import LabelFile, certificates_in, judging, replies_of, standing
+from tutelage.commands.judge_runs import LABELLED, graded_by, store_of
 from tutelage.commands.judge_view import audit_rows, print_rows
 from tutelage.errors import GraderError, InputError
-from tutelage.experience.database import Database
 from tutelage.experience.store import Store
-from tutelage.experience.tables import episodes, grades
 from tutelage.graders.audit import drawn_for_audit
 from tutelage.graders.calibrated_judge import CalibratedJudge, load_calibrated
 from tutelage.graders.cascade import Cascade, load_cascade
@@ -31,11 +29,8 @@ from tutelage.graders.judge_prompts import Asked
 from tutelage.graders.labels import Item, Kind, read_items, read_labelled, write_labelled
 from tutelage.graders.monitored import Drawn, Trail
 from tutelage.inbox import Inbox
-from tutelage.records import Experience, Grade
-
-RATE = 0.1
-LABELLED = (".csv", ".tsv", ".jsonl")
-"""How the name of a file of items ends; anything else is a run."""
+from tutelage.inbox.grading import place_of
+from tutelage.records import Grade
 
 
 @dataclass(frozen=True)
@@ -148,34 +143,10 @@ def _accepted_by_judge(grade: Grade, levels: int) -> bool:
     return not grade.abstained and (level is None or 1 <= level <= levels)
 
 
-def graded_by(store: Store, place: str, promise: str) -> list[Experience]:
-    """The experiences of a store that the judge of this promise graded."""
-    query = select(episodes.c.study, episodes.c.agent_version, grades.c.grader).distinct()
-    database = Database(place)
-    try:
-        rows = database.rows(query.join_from(episodes, grades, grades.c.episode_id == episodes.c.id))
-    finally:
-        database.close()
-    names = (f"calibrated:{promise}", f"cascade:{promise}")
-    own = sorted(tuple(row) for row in rows if row.grader in names or row.grader.startswith(f"{names[1]}+"))
-    return [one for study, version, name in own for one in store.load(study, version, name).values()]
-
-
-def store_of(run: str) -> str:
-    """The store of a run's folder, or the file or URL of one. Raises `InputError` where there is none."""
-    if "://" in run:
-        return run
-    path = Path(run) / "experience.sqlite" if Path(run).is_dir() else Path(run)
-    if not path.is_file():
-        raise InputError(f"there is no run (no {path}); give a run's folder, or items in {', '.join(LABELLED)}", field="SOURCE")
-    return str(path)
-
-
 def _from_items(file: Path, trail: Trail, rate: float, items: LabelFile) -> list[Verdict]:
     """What the judge, asked now, accepts of the items that the hash draws."""
     listed = items.items()
     chosen = [one for one in listed if one.id not in trail.drawn and drawn_for_audit(one.id, rate, trail.promise.id)]
-    references = items.references(chosen)
     judge = load_cascade(file) if kind_of_file(file) == "cascade" else load_calibrated(file)
 
     async def ask() -> list[Verdict]:
@@ -183,7 +154,7 @@ def _from_items(file: Path, trail: Trail, rate: float, items: LabelFile) -> list
             bound = judge.bind(judging(store).model_for)
             found = []
             for one in chosen:
-                case = case_of_item(one, references.get(one.id, ""))
+                case = case_of_item(one)
                 if (opinion := await _accepted(bound, case)) is not None:
                     says = opinion.verdict if opinion.score is None else opinion.score
                     found.append(Verdict(one.id, case, says, opinion.confidence))
@@ -215,12 +186,12 @@ class ByInbox:
 
     def ask(self, verdicts: Sequence[Verdict]) -> Mapping[str, str]:
         """Put them in the inbox; what is there already stays as it is."""
-        with Inbox(_inbox_place(self.place)) as inbox:
+        with Inbox(place_of(self.place)) as inbox:
             return {one.item: inbox.put(self._question(one)).id for one in verdicts}
 
     def answers(self, waiting: Sequence[Drawn]) -> Iterator[tuple[Drawn, str | float, str]]:
         """What was answered; what was declined never is."""
-        with Inbox(_inbox_place(self.place)) as inbox:
+        with Inbox(place_of(self.place)) as inbox:
             for drawn in waiting:
                 for entry in inbox.find(drawn.question) if drawn.question else ():
                     if entry.answer is not None:
@@ -257,10 +228,14 @@ class ByFiles:
         """Add them to the items."""
         known = read_items(self.items) if self.items.exists() else ()
         ids = {one.id for one in known}
-        new = [Item(id=one.item, kind=self.kind, task=one.case.question, answers=one.case.answers) for one in verdicts]
+        new = [self._item(one) for one in verdicts]
         if new:
             write_labelled(self.items, [*known, *(one for one in new if one.id not in ids)])
         return {one.item: "" for one in verdicts}
+
+    def _item(self, one: Verdict) -> Item:
+        reference = one.case.reference if _option(self.certificate, "reference") else ""
+        return Item(id=one.item, kind=self.kind, task=one.case.question, answers=one.case.answers, reference=reference)
 
     def answers(self, waiting: Sequence[Drawn]) -> Iterator[tuple[Drawn, str | float, str]]:
         """What people settled on: the majority's label, or of scores the mean."""
@@ -291,10 +266,6 @@ def _people(file: Path, certificates: Sequence[Certificate], labels: Path | None
     kind: Kind = "pairwise" if pairs else "score" if scores else "right_wrong"
     own = labels or file.with_suffix(".audit-labels.jsonl")
     return ByFiles(file.with_suffix(".audit-items.jsonl"), own, kind, first)
-
-
-def _inbox_place(place: str) -> str:
-    return str(Path(place) / "experience.sqlite") if "://" not in place and Path(place).is_dir() else place
 
 
 def _option(certificate: Certificate, name: str) -> int:

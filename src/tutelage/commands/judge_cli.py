@@ -107,6 +107,9 @@ def audit(
 def report(
     file: FileArgument,
     html: Annotated[Path | None, typer.Option("--html", metavar="PAGE", help="Also write a page with plots, which opens offline.")] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="Also say what each level decided in this run, and what it cost there.")
+    ] = None,
 ) -> None:
     """Say all that is known of a calibrated judge: what is promised and what not, on what evidence, and whether it still stands.
 
@@ -116,4 +119,4 @@ def report(
     """
     from tutelage.commands.judge import report_judge
 
-    report_judge(file, html)
+    report_judge(file, html, run)

@@ -99,8 +99,16 @@ def _level_plots(number: int, calibration: Calibration) -> list[tuple[str, str, 
     if not calibration.curve:
         return []
     return [
-        (f"agreement-{number}", "Confidence against agreement", _agreement_plot(calibration)),
-        (f"walk-{number}", "The walk to the threshold: disagreement from each confidence on", _walk_plot(calibration)),
+        (
+            f"agreement-{number}",
+            "Confidence against agreement (dashed: lambda; dotted: as often right as sure)",
+            _agreement_plot(calibration),
+        ),
+        (
+            f"walk-{number}",
+            "The walk to lambda: disagreement from each confidence on (dashed line: lambda; dotted: alpha)",
+            _walk_plot(calibration),
+        ),
     ]
 
 
@@ -160,9 +168,9 @@ def _history_plot(history: Sequence[Monitor]) -> tuple[str, str, Figure] | None:
         "y": [1 / history[0].delta] * 2,
         "line": {"color": "var(--broken)", "width": 2, "dash": "dot"},
     }
-    figure = _figure([steps, limit], [], "audited verdicts", "evidence against the promise (to 1)", None)
-    figure["layout"]["yaxis"]["type"] = "log"
-    return "history", "Audits: the dotted line withdraws the certificate", figure
+    figure = _figure([steps, limit], [], "audited verdicts", "evidence against it (to 1)", None)
+    figure["layout"]["yaxis"] |= {"type": "log", "dtick": 1}
+    return "history", "Audits: evidence against the promise; the dotted line withdraws the certificate", figure
 
 
 def _figure(data: list[Figure], shapes: list[Figure], x: str, y: str, limits: tuple[float, float] | None) -> Figure:

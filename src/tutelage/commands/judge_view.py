@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tutelage.commands.knowledge_view import safe
+from tutelage.graders.cascade import expected
 from tutelage.graders.certificate import Certificate
 from tutelage.graders.guarantee import Calibration
 from tutelage.graders.monitored import Promise, Trail
@@ -92,8 +93,10 @@ def shared_rows(promise: Promise, certificates: Sequence[Certificate]) -> list[t
     alpha = "cannot be told from these labels" if people.krippendorff is None else f"{people.krippendorff:.2f}"
     compared = f", {people.compared} items with several labels" if people.compared else ""
     left = f"; {first.left_out} left out, on which they did not settle" if first.left_out else ""
+    together = [("together", expected(certificates).line())] if len(certificates) > 1 else []
     return [
         ("alpha, delta", f"{promise.alpha:g}, {promise.delta:g}"),
+        *together,
         ("labels", f"{first.calibration.n} items{f' of {first.domain}' if first.domain else ''}{left} (hash {first.items})"),
         ("people agree", f"Krippendorff's alpha {alpha} ({people.annotators} annotator{'s' * (people.annotators != 1)}{compared})"),
         ("when", moment(first.when)),
@@ -103,6 +106,8 @@ def shared_rows(promise: Promise, certificates: Sequence[Certificate]) -> list[t
 def level_rows(certificate: Certificate) -> list[tuple[str, str]]:
     """One judge: its threshold, what it decides, what it costs, and what moves it."""
     found = certificate.calibration
+    if not found.n:
+        return [("model", certificate.model), ("decides", "nothing: those before it leave nothing over, so it is never asked")]
     decides = "nothing: it abstains always"
     if found.threshold is not None and found.bound is not None:
         decides = f"{found.accepted} of {found.n} items (coverage {found.coverage:.1%}); {found.errors} disagree, at most {found.bound:.1%}"
@@ -144,13 +149,18 @@ def audit_rows(trail: Trail) -> list[tuple[str, str]]:
         return [("audits", "none yet; `tutelage judge audit` draws a random sample for people")]
     seen = f"{monitor.disagreements} of {monitor.n} verdicts disagree with people"
     rate = f" ({monitor.rate:.1%}; at most {monitor.alpha:.1%} is promised)" if monitor.rate is not None else ""
-    against = f"{monitor.peak:.3g} to 1 at most so far; {1 / monitor.delta:.3g} to 1 withdraws the certificate"
+    against = f"{_odds(monitor.peak)} to 1 at most so far; {1 / monitor.delta:.3g} to 1 withdraws the certificate"
     rows = [("audits", f"{seen}{rate}; {waiting} wait for people"), ("against it", f"{against} (p = {monitor.p_value:.3g} at any time)")]
     if waiting and waiting >= monitor.n:
         rows.append(
             ("warning", "many audits wait. Where people answer easy ones first and others never, the sample is not random any more")
         )
     return rows
+
+
+def _odds(value: float) -> str:
+    """Three digits of what may be small or very large."""
+    return f"{value:.3g}" if value < 1000 or value >= 1e9 else f"{value:,.0f}"
 
 
 def moment(when: datetime) -> str:

@@ -139,6 +139,8 @@ class _Session:
         self.console.print(Text(title, style="bold"))
         if item.task:
             quote(self.console, "task", item.task)
+        if item.reference:
+            quote(self.console, "a right answer, to compare with", item.reference)
         names = ("answer",) if len(item.answers) == 1 else ("answer 1", "answer 2")
         for name, answer in zip(names, item.answers if order != "ba" else item.answers[::-1], strict=False):
             quote(self.console, name, answer)

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tutelage.budget import Cost
 from tutelage.errors import InputError
 from tutelage.experience.store import RunLock, Store
-from tutelage.practice import Cost, Practice
+from tutelage.practice import Practice
 from tutelage.study.config import load_study
 from tutelage.study.learned import LearnedAgent, read_any_learned, wearing, write_learned
 from tutelage.study.run import Study

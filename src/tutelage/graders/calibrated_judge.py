@@ -5,17 +5,16 @@ Source: Jung, Brahman and Choi 2024, "Trust or Escalate" (arXiv:2407.18370); the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from copy import copy
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from tutelage.errors import InputError
 from tutelage.graders.certificate import (
     AnyJudge,
     Certificate,
+    Kind,
     Rule,
     read_certificates,
     remade,
@@ -23,21 +22,17 @@ from tutelage.graders.certificate import (
     require_same,
     write_certificates,
 )
-from tutelage.graders.guarantee import Calibration, check_enough, check_levels
-from tutelage.graders.guarantee import calibrate as calibrate_items
 from tutelage.graders.judge import Judge, grade_of
-from tutelage.graders.judge_bias import length_bias, place_bias, score_length_bias
+from tutelage.graders.judge_calibration import Wanted, certify_levels
 from tutelage.graders.judge_case import Case, case_of
-from tutelage.graders.judge_confidence import Opinion
-from tutelage.graders.judge_labels import Gathered, gather
+from tutelage.graders.judge_confidence import Opinion, Source
 from tutelage.graders.judge_models import Models
-from tutelage.graders.judge_opinions import opinions_of
 from tutelage.graders.judge_pairwise import PairwiseJudge
 from tutelage.graders.labels import Labelled
 from tutelage.graders.monitored import require_standing
 from tutelage.model import Model
 from tutelage.progress import Progress
-from tutelage.records import Episode, Grade, Task, Usage
+from tutelage.records import Episode, Grade, Task
 
 ALPHA, DELTA = 0.1, 0.1
 _RULE = Rule()
@@ -46,8 +41,10 @@ _RULE = Rule()
 class CalibratedJudge:
     """A judge that abstains where it is not sure enough. As a grader it then gives no score (`abstained`), which is never 0.
 
-    A calibrated judge of pairs is no grader; `opinion` says which of two answers is better, and `accepts` whether that may stand. Raises
-    `InputError` where the certificate is not this judge's. Its name holds the certificate's id.
+    It abstains as well where its confidence comes from another source than in its calibration, such as the sampled token alone where the
+    server then listed all likely ones: such numbers are not alike. A calibrated judge of pairs is no grader; `opinion` says which of two
+    answers is better, and `accepts` whether that may stand. Raises `InputError` where the certificate is not this judge's. Its name holds
+    the certificate's id.
     """
 
     def __init__(self, judge: AnyJudge, certificate: Certificate) -> None:
@@ -67,7 +64,11 @@ class CalibratedJudge:
 
     def accepts(self, opinion: Opinion) -> bool:
         """Whether the judge is sure enough."""
-        return self.certificate.calibration.accepts(opinion.confidence)
+        return self.certificate.calibration.accepts(opinion.confidence) and not self._new_sources(opinion)
+
+    def _new_sources(self, opinion: Opinion) -> list[str]:
+        known = {*self.certificate.sources, Source.RULE.value}
+        return [source.value for source in opinion.sources if source.value not in known]
 
     async def opinion(self, case: Case) -> Opinion | None:
         """What the judge thinks of a case; None where it abstains always and need not be asked. Raises as the judge does."""
@@ -85,6 +86,9 @@ class CalibratedJudge:
         needed = self.certificate.calibration.threshold
         if opinion is None or needed is None:
             return "the judge abstains always: nothing passed its calibration"
+        if new := self._new_sources(opinion):
+            was = ", ".join(self.certificate.sources)
+            return f"the judge's confidence comes from {', '.join(new)}, and it was calibrated on {was}; calibrate it again"
         return f"the judge is not sure enough: its confidence is {opinion.confidence:.3g}, and {needed:.3g} is needed"
 
     def check(self, task: Task) -> None:
@@ -93,7 +97,34 @@ class CalibratedJudge:
 
     def save(self, path: str | Path) -> None:
         """Write the certificate, from which `load_calibrated` makes the grader again. Raises `StoreError`."""
-        write_certificates(path, "calibrated", [self.certificate])
+        save_levels(path, "calibrated", [self])
+
+
+def save_levels(path: str | Path, kind: Kind, levels: Sequence[CalibratedJudge]) -> None:
+    """Write the certificates, from which `load_levels` makes the judges again. Raises `StoreError`."""
+    write_certificates(path, kind, [level.certificate for level in levels])
+
+
+def load_levels(
+    file: str | Path,
+    kind: Kind,
+    judges: Sequence[AnyJudge] | None = None,
+    *,
+    model: str | Model | None = None,
+    domain: str | None = None,
+) -> list[CalibratedJudge]:
+    """The calibrated judges of a file, the one that is asked first first. The arguments and errors are those of `load_calibrated`."""
+    certificates = read_certificates(file, kind)
+    if judges is not None and len(judges) != len(certificates):
+        raise InputError(f"the file has {len(certificates)} levels, and {len(judges)} judges were given", file=file)
+    require_standing(file, certificates)
+    levels = []
+    for place, certificate in enumerate(certificates):
+        require_domain(certificate, domain, file)
+        judge = judges[place] if judges is not None else remade(certificate, model)
+        require_same(certificate, judge, file)
+        levels.append(CalibratedJudge(judge, certificate))
+    return levels
 
 
 def load_calibrated(
@@ -108,12 +139,7 @@ def load_calibrated(
     certificates = read_certificates(file, "calibrated")
     if len(certificates) != 1 or certificates[0].after:
         raise InputError("a calibrated judge has one certificate that stands by itself; this is a part of a cascade", file=file)
-    certificate = certificates[0]
-    require_standing(file, certificates)
-    require_domain(certificate, domain, file)
-    found = judge or remade(certificate, model)
-    require_same(certificate, found, file)
-    return CalibratedJudge(found, certificate)
+    return load_levels(file, "calibrated", None if judge is None else [judge], model=model, domain=domain)[0]
 
 
 async def calibrate(
@@ -124,7 +150,6 @@ async def calibrate(
     *,
     min_items: int | None = None,
     rule: Rule = _RULE,
-    references: Mapping[str, str] | None = None,
     domain: str = "",
     progress: Progress | None = None,
 ) -> CalibratedJudge:
@@ -132,109 +157,13 @@ async def calibrate(
 
     The labels should be new to everything that shaped the judge: its criteria, its simulated annotators. Of the items on which people did
     not settle, or the judge failed, nothing is learned; both are counted. min_items: items that a threshold needs (None: 30 or more, see
-    `guarantee.first_test`). references: item id -> right answer, for a judge that compares with one. A judge bound to models that keep
-    their replies asks nothing twice, so an interrupted calibration continues.
+    `guarantee.first_test`). A judge bound to models that keep their replies asks nothing twice, so an interrupted calibration continues.
 
     Raises `InputError` before anything is spent where the labels are too few or not of the judge's kind, or hold examples of its
     annotators; `GraderError` where the judge fails on every item.
     """
-    gathered = prepared(judge, labelled, (alpha, delta, min_items), rule, references)
-    opinions = await opinions_of(judge, [one.case for one in gathered.cases], progress, "calibration")
-    calibration = calibrate_items(*evidence_of(gathered, opinions, rule), alpha, delta, min_items)
-    return CalibratedJudge(judge, certify(judge, gathered, opinions, calibration, rule=rule, domain=domain))
-
-
-def prepared(
-    judge: AnyJudge,
-    labelled: Sequence[Labelled],
-    levels: tuple[float, float, int | None],
-    rule: Rule,
-    references: Mapping[str, str] | None,
-) -> Gathered:
-    """The labelled cases, checked against what the judge needs. levels: alpha, delta, min_items. Raises `InputError`."""
-    alpha, delta, min_items = levels
-    check_levels(alpha, delta, 1 if min_items is None else min_items)
-    gathered = gather(labelled, references=references, score_range=rule.score_range)
-    check_fits(judge, gathered)
-    check_enough(len(gathered.cases), alpha, delta, min_items)
-    return gathered
-
-
-def check_fits(judge: AnyJudge, gathered: Gathered) -> None:
-    """Raise `InputError` where the judge cannot judge these cases, or knows some of their labels."""
-    pairs = isinstance(judge, PairwiseJudge)
-    for one in gathered.cases:
-        if (len(one.case.answers) == 2) is not pairs:
-            kind = "compares two answers" if pairs else "reads single answers"
-            raise InputError(f"the judge {kind}, and the labels are of {'single ones' if pairs else 'pairs'}", field="labels")
-        if judge.options.reference and not one.case.reference:
-            raise InputError(f"the judge compares with a reference, and `references` has none for the item `{one.id}`", field="references")
-    known = {example.case.content for annotator in judge.options.annotators for example in annotator.examples}
-    shared = [one.id for one in gathered.cases if one.case.content in known]
-    if shared:
-        raise InputError(
-            f"{len(shared)} of the items are examples of the judge's simulated annotators (`{shared[0]}`), so it knows their labels; "
-            "calibrate on others (split_labelled)",
-            field="labels",
-        )
-
-
-def evidence_of(gathered: Gathered, opinions: Sequence[Opinion | None], rule: Rule) -> tuple[list[float | None], list[bool | None]]:
-    """Confidence and agreement of each case; None where the judge failed."""
-    pairs = list(zip(gathered.cases, opinions, strict=True))
-    confidence = [None if opinion is None else opinion.confidence for _, opinion in pairs]
-    return confidence, [None if opinion is None else rule.agrees(opinion, one.label) for one, opinion in pairs]
-
-
-def certify(
-    judge: AnyJudge,
-    gathered: Gathered,
-    opinions: Sequence[Opinion | None],
-    calibration: Calibration,
-    *,
-    rule: Rule,
-    domain: str = "",
-    after: tuple[str, ...] = (),
-) -> Certificate:
-    """The certificate of a calibration."""
-    judged = [(one, opinion) for one, opinion in zip(gathered.cases, opinions, strict=True) if opinion is not None]
-    usage = sum((opinion.usage for _, opinion in judged), Usage())
-    costs = [opinion.cost_usd for _, opinion in judged]
-    known = [cost for cost in costs if cost is not None]
-    cases, found, labels = [one.case for one, _ in judged], [opinion for _, opinion in judged], [one.label for one, _ in judged]
-    sources = tuple(dict.fromkeys(source.value for opinion in found for source in opinion.sources))
-    biases: dict[str, Any] = (
-        {"place": place_bias(found), "length": length_bias(cases, found, [str(label) for label in labels])}
-        if isinstance(judge, PairwiseJudge)
-        else {"length": score_length_bias(cases, found, [float(label) for label in labels])}
-    )
-    return Certificate(
-        judge=judge.described(),
-        model=judge.model if isinstance(judge.model, str) else judge.model.name,
-        rule=rule,
-        calibration=calibration,
-        items=gathered.content,
-        people=gathered.people,
-        when=datetime.now(UTC),
-        domain=domain,
-        left_out=gathered.left_out,
-        unjudged=len(opinions) - len(judged),
-        after=after,
-        sources=sources,
-        calls=usage.calls / max(1, len(judged)),
-        usd=math.fsum(known) / max(1, len(known)) if len(known) == len(costs) else None,
-        warnings=tuple(dict.fromkeys([*gathered.warnings, *calibration.warnings, *_warnings(judge, gathered, opinions)])),
-        **biases,
-    )
-
-
-def _warnings(judge: AnyJudge, gathered: Gathered, opinions: Sequence[Opinion | None]) -> list[str]:
-    failed = sum(opinion is None for opinion in opinions)
-    ties = sum(one.label == "tie" for one in gathered.cases)
-    found = [f"the judge failed on {failed} of {len(opinions)} items; such items stay ungraded"] if failed else []
-    if isinstance(judge, PairwiseJudge) and not judge.options.ties and ties:
-        found.append(f"people call {ties} pairs a tie, which this judge may not, so it disagrees there")
-    return found
+    (certificate,) = await certify_levels([judge], labelled, Wanted(alpha, delta, min_items, rule, domain), progress)
+    return CalibratedJudge(judge, certificate)
 
 
 def grading(judge: AnyJudge) -> Judge:

@@ -17,24 +17,15 @@ from typing import Self
 
 from tutelage.errors import GraderError, InputError
 from tutelage.grader import Grader
-from tutelage.graders.calibrated_judge import ALPHA, DELTA, CalibratedJudge, abstention, certify, evidence_of, prepared
-from tutelage.graders.certificate import (
-    AnyJudge,
-    Rule,
-    read_certificates,
-    remade,
-    require_domain,
-    require_same,
-    write_certificates,
-)
-from tutelage.graders.guarantee_cascade import calibrate_cascade as calibrate_levels
+from tutelage.graders.calibrated_judge import ALPHA, DELTA, CalibratedJudge, abstention, load_levels, save_levels
+from tutelage.graders.certificate import AnyJudge, Certificate, Rule
 from tutelage.graders.judge import grade_of
+from tutelage.graders.judge_calibration import Wanted, certify_levels
 from tutelage.graders.judge_case import Case, case_of
 from tutelage.graders.judge_confidence import Opinion
 from tutelage.graders.judge_models import Models, bind_grader
-from tutelage.graders.judge_opinions import opinions_of
 from tutelage.graders.labels import Labelled
-from tutelage.graders.monitored import promise_of, require_standing
+from tutelage.graders.monitored import promise_of
 from tutelage.progress import Progress
 from tutelage.records import Episode, Grade, Record, Task
 
@@ -131,7 +122,7 @@ class Cascade:
 
     def save(self, path: str | Path) -> None:
         """Write the certificates, from which `load_cascade` makes the cascade again. Raises `StoreError`."""
-        write_certificates(path, "cascade", [level.certificate for level in self.levels])
+        save_levels(path, "cascade", self.levels)
 
     def lines(self) -> list[str]:
         """For a report."""
@@ -143,7 +134,12 @@ class Cascade:
             for number, level in enumerate(self.levels, 1)
             for line in level.certificate.lines()[1:]
         ]
-        return [whole, *each, f"then: {self.then.name if self.then else 'abstains'}"]
+        return [
+            whole,
+            expected([level.certificate for level in self.levels]).line(),
+            *each,
+            f"then: {self.then.name if self.then else 'abstains'}",
+        ]
 
     @property
     def _max_chars(self) -> int:
@@ -174,17 +170,7 @@ def load_cascade(
     file: str | Path, *, judges: Sequence[AnyJudge] | None = None, then: Grader | None = None, domain: str | None = None
 ) -> Cascade:
     """The cascade of a file. judges: for which it must hold (None: made again from the file). Raises as `load_calibrated` does."""
-    certificates = read_certificates(file, "cascade")
-    if judges is not None and len(judges) != len(certificates):
-        raise InputError(f"the cascade has {len(certificates)} levels, and {len(judges)} judges were given", file=file)
-    require_standing(file, certificates)
-    levels = []
-    for number, certificate in enumerate(certificates):
-        require_domain(certificate, domain, file)
-        judge = judges[number] if judges is not None else remade(certificate)
-        require_same(certificate, judge, file)
-        levels.append(CalibratedJudge(judge, certificate))
-    return Cascade(levels, then)
+    return Cascade(load_levels(file, "cascade", judges, domain=domain), then)
 
 
 async def calibrate_cascade(
@@ -195,7 +181,6 @@ async def calibrate_cascade(
     *,
     min_items: int | None = None,
     rule: Rule = _RULE,
-    references: Mapping[str, str] | None = None,
     domain: str = "",
     progress: Progress | None = None,
 ) -> Cascade:
@@ -204,39 +189,42 @@ async def calibrate_cascade(
     A later judge is asked only about what is left. With probability 1 - delta every level's accepted verdicts agree with people at least
     1 - alpha of the time (see `guarantee_cascade` for what this needs). The rest is as in `calibrate`.
     """
-    if not judges:
-        raise InputError("a cascade needs one judge at least", field="grader.cascade")
-    if len({judge.kind for judge in judges}) > 1:
-        raise InputError("the judges of a cascade read either single answers or pairs, all of them", field="grader.cascade")
-    for judge in judges:
-        gathered = prepared(judge, labelled, (alpha, delta / len(judges), min_items), rule, references)
-    n = len(gathered.cases)
-    evidence = [_Evidence([None] * n, [None] * n) for _ in judges]
-    left = list(range(n))
-    levels: list[CalibratedJudge] = []
-    for number, judge in enumerate(judges):
-        reached = gathered.model_copy(update={"cases": tuple(gathered.cases[place] for place in left)})
-        opinions = await opinions_of(judge, [one.case for one in reached.cases], progress, f"calibration, level {number + 1}")
-        evidence[number].put(left, *evidence_of(reached, opinions, rule))
-        found = calibrate_levels([(own.confidence, own.correct) for own in evidence], alpha, delta, min_items=min_items)
-        calibration = found.levels[number].calibration
-        after = tuple(level.certificate.id for level in levels)
-        certificate = certify(judge, reached, opinions, calibration, rule=rule, domain=domain, after=after)
-        levels.append(CalibratedJudge(judge, certificate))
-        left = [place for place in left if not calibration.accepts(evidence[number].confidence[place])]
-    return Cascade(levels)
+    certificates = await certify_levels(judges, labelled, Wanted(alpha, delta, min_items, rule, domain), progress)
+    return Cascade([CalibratedJudge(judge, certificate) for judge, certificate in zip(judges, certificates, strict=True)])
 
 
-@dataclass(frozen=True)
-class _Evidence:
-    """One level's confidence and agreement on all items; None where it was not asked, or failed."""
+class Expected(Record):
+    """What a cascade may be expected to do, by its calibration: of n items its judges decide some; calls and usd are of one item.
 
-    confidence: list[float | None]
-    correct: list[bool | None]
+    usd None: a price is unknown. Judges that abstain always are not asked.
+    """
 
-    def put(self, places: Sequence[int], confidence: Sequence[float | None], correct: Sequence[bool | None]) -> None:
-        for place, sure, right in zip(places, confidence, correct, strict=True):
-            self.confidence[place], self.correct[place] = sure, right
+    n: int
+    decided: int
+    calls: float
+    usd: float | None
+
+    def line(self) -> str:
+        """For a report."""
+        cost = "an unknown price" if self.usd is None else f"{self.usd:.6g} US dollars"
+        return (
+            f"{self.decided} of {self.n} items decided (coverage {self.decided / self.n:.1%}), {self.n - self.decided} left to whoever "
+            f"comes then; an item takes {self.calls:.3g} calls, {cost}"
+        )
+
+
+def expected(certificates: Sequence[Certificate]) -> Expected:
+    """What the levels of a cascade do together."""
+    n = certificates[0].calibration.n
+    asked = [one for one in certificates if one.calibration.threshold is not None]
+    usd = [one.usd for one in asked]
+    prices = [price for price in usd if price is not None]
+    return Expected(
+        n=n,
+        decided=sum(one.calibration.accepted for one in asked),
+        calls=math.fsum(one.calibration.n * one.calls for one in asked) / n,
+        usd=math.fsum(one.calibration.n * price for one, price in zip(asked, prices, strict=True)) / n if len(prices) == len(usd) else None,
+    )
 
 
 class LevelSummary(Record):

@@ -185,7 +185,7 @@ def _content(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot be read as JSON: {error}", file=path) from None
+        raise InputError(f"cannot be read as JSON, so it is no file of a calibrated judge: {error}", file=path) from None
 
 
 def _certificate(row: Any, path: str | Path) -> Certificate:

@@ -8,25 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from copy import copy
-from functools import cached_property
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from tutelage.errors import InputError
+from tutelage.graders.judge_base import ModelJudge, check_reference, read_options, words_for
 from tutelage.graders.judge_case import Case, case_of
-from tutelage.graders.judge_confidence import Ballot, Opinion, Source, leading, mean_mass, polling
-from tutelage.graders.judge_models import Models
-from tutelage.graders.judge_prompts import Asked, Question, again, score_question
-from tutelage.graders.judge_reply import Tally
+from tutelage.graders.judge_confidence import Ballot, Opinion, Source, leading, mean_mass
+from tutelage.graders.judge_prompts import Asked, Question, score_question
 from tutelage.graders.text import no_answer
 from tutelage.model import Model, load_model
-from tutelage.records import Episode, Grade, Record, Task, content_id
+from tutelage.records import Episode, Grade, Task
 from tutelage.suggest import unknown
-
-_R = TypeVar("_R", bound=Record)
-_PROBE = Case(question="?", answers=("!",), reference="!")
 
 
 class Options(Asked):
@@ -50,7 +44,7 @@ class Options(Asked):
         return self.weights.get(name, 1.0)
 
 
-class Judge:
+class Judge(ModelJudge[Options]):
     """Grades an answer by criteria in plain words, from 0 to 1. The options are those of `Options`; a wrong one raises `InputError`.
 
     The confidence of several criteria is that of the least sure one that counts. Where there is nothing to judge (no answer, no action)
@@ -58,35 +52,13 @@ class Judge:
     holds a hash of its model, criteria, options and prompts: where one of them changes, it is another judge.
     """
 
+    called: ClassVar[str] = "judge"
     kind: Literal["score"] = "score"
 
     def __init__(self, model: str | Model, criteria: str | Mapping[str, str], **options: Any) -> None:
-        self.model, self.options = model, read_options("judge", Options, {"criteria": criteria, **options})
+        super().__init__(model, read_options("judge", Options, {"criteria": criteria, **options}))
         _check_criteria(self.options)
         _check_annotators(self.options)
-        self._models: Models = load_model
-        self._polling = polling(self.options)
-
-    def bind(self, models: Models) -> Self:
-        """The same judge, asking the models that `models` gives."""
-        other = copy(self)
-        other._models = models
-        return other
-
-    @cached_property
-    def name(self) -> str:
-        """`judge:` and the version."""
-        return f"judge:{self.version}"
-
-    @cached_property
-    def version(self) -> str:
-        """Hash of all that decides its verdicts."""
-        return content_id(self.described())
-
-    def described(self) -> dict[str, Any]:
-        """All that decides its verdicts, as JSON; the prompts by their hash."""
-        shown = [question.messages(form) for question in self.questions(_PROBE) for form in ("json", "lines", "digit", "reasons")]
-        return described("judge", self.model, self.options, shown)
 
     async def grade(self, task: Task, episode: Episode) -> Grade:
         """The score with words, confidence, and the criteria's scores as parts."""
@@ -106,9 +78,8 @@ class Judge:
             raise InputError(f"this judge reads one answer at a time, and the case has {len(case.answers)}; compare two with PairwiseJudge")
         if not case.answers[0].strip():
             return _nothing_to_judge()
-        model, tally = self._models(self.model), Tally()
-        ballots = [await self._polling.ballot(model, question, tally) for question in self.questions(case)]
-        return self._joined(ballots).model_copy(update={"usage": tally.usage, "cost_usd": tally.cost_usd})
+        ballots, used = await self._ballots(case)
+        return self._joined(ballots).model_copy(update=used)
 
     def questions(self, case: Case) -> list[Question]:
         """What is asked: each criterion, of each annotator."""
@@ -145,11 +116,6 @@ def _one(ballots: list[Ballot], criterion: str) -> Opinion:
     return Opinion(verdict=verdict, score=None, confidence=mass[verdict], mass=mass, words=words_for(verdict, own))
 
 
-def words_for(verdict: str, ballots: list[Ballot]) -> str:
-    """The first reasons given for a verdict."""
-    return next((ballot.words for ballot in ballots if ballot.words and ballot.verdict == verdict), "")
-
-
 def _nothing_to_judge() -> Opinion:
     ballot = Ballot(mass={"0": 1.0}, verdict="0", source=Source.RULE, words="there is no answer")
     return Opinion(verdict="0", score=0.0, confidence=1.0, mass=ballot.mass, words=ballot.words, ballots=(ballot,))
@@ -158,38 +124,6 @@ def _nothing_to_judge() -> Opinion:
 def grade_of(opinion: Opinion) -> Grade:
     """The opinion on one answer as a grade."""
     return Grade(score=opinion.score, words=opinion.words, confidence=opinion.confidence, parts=opinion.parts)
-
-
-def described(kind: str, model: str | Model, options: Asked, shown: Any) -> dict[str, Any]:
-    """A judge as JSON. shown: its prompts for a made-up case, which stand for all."""
-    texts = [[[message.role, message.text] for message in messages] for messages in shown]
-    repeated = [message.text for message in again((), "?", "?")]
-    return {
-        "kind": kind,
-        "model": load_model(model).name,
-        "options": options.canonical(),
-        "prompts": content_id([texts, repeated]),
-    }
-
-
-def check_reference(options: Asked, task: Task) -> None:
-    """Raise `InputError` where the reference is to be shown and there is none."""
-    if options.reference and task.reference is None:
-        message = "the judge is to compare with a reference, and the task has none; add it, or leave `reference` out"
-        raise InputError(message, file=task.source, field="reference")
-
-
-def read_options(name: str, kind: type[_R], options: dict[str, Any]) -> _R:
-    """The options of a judge, checked. Raises `InputError` naming the option."""
-    for option in options:
-        if option not in kind.model_fields:
-            raise InputError(unknown(f"an option of `{name}`", option, kind.model_fields), field=f"grader.{name}.{option}")
-    try:
-        return kind(**options)
-    except ValidationError as wrong:
-        first = wrong.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError(f"{first['msg']} (given: {first['input']!r})", field=f"grader.{name}.{place}") from None
 
 
 def _check_criteria(options: Options) -> None:

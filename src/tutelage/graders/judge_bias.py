@@ -84,7 +84,7 @@ class ScoreLengthBias(Record):
         """For a report."""
         return [
             f"rank correlation of length and score: the judge's {self.judge.shown()}, people's {self.people.shown()}",
-            f"of length and how far the judge is above people: {self.beyond.shown()} (without bias 0)",
+            f"rank correlation of length and how far the judge is above people: {self.beyond.shown()} (without bias 0)",
         ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from tutelage.errors import InputError
 from tutelage.graders.agreement import Agreement, agreement, ballots, majority
@@ -39,11 +39,10 @@ class Gathered(Record):
         return content_id(sorted(content_id(one.canonical()) for one in self.cases))
 
 
-def gather(labelled: Sequence[Labelled], *, references: Mapping[str, str] | None = None, score_range: Range = (0.0, 1.0)) -> Gathered:
+def gather(labelled: Sequence[Labelled], *, score_range: Range = (0.0, 1.0)) -> Gathered:
     """One label for each item: the majority's, or of scores the mean. A vote that contradicts another of the same person counts nothing.
 
-    references: item id -> the right answer, for a judge that compares with one. Raises `InputError` where there are no labels, items are
-    of several kinds, an item has no texts, or a score is out of `score_range`.
+    Raises `InputError` where there are no labels, items are of several kinds, an item has no texts, or a score is out of `score_range`.
     """
     kinds = sorted({one.kind for one in labelled})
     if len(kinds) != 1:
@@ -54,9 +53,8 @@ def gather(labelled: Sequence[Labelled], *, references: Mapping[str, str] | None
         settled = {id: math.fsum(map(float, given.values())) / len(given) for id, given in ballots(cast).items() if given}
     firsts = {one.id: one for one in reversed(labelled)}
     items = [firsts[id] for id in dict.fromkeys(one.id for one in labelled)]
-    known = references or {}
     cases = [
-        LabelledCase(id=item.id, case=case_of_item(item, known.get(item.id, "")), label=read_label(settled[item.id], score_range, item))
+        LabelledCase(id=item.id, case=case_of_item(item), label=read_label(settled[item.id], score_range, item))
         for item in items
         if item.id in settled
     ]
@@ -70,13 +68,13 @@ def gather(labelled: Sequence[Labelled], *, references: Mapping[str, str] | None
     )
 
 
-def case_of_item(item: Item, reference: str = "") -> Case:
+def case_of_item(item: Item) -> Case:
     """The item as a judge sees it. Raises `InputError` where its texts are missing."""
     if not item.answers:
         message = f"the item `{item.id}` has no answer to judge; say which columns hold the texts (task, answer, or a and b)"
         file, _, line = (item.source or "").rpartition(":")
         raise InputError(message, file=file or None, line=int(line) if line.isdecimal() else None, field="answer")
-    return Case(question=item.task, answers=item.answers, reference=reference)
+    return Case(question=item.task, answers=item.answers, reference=item.reference)
 
 
 def read_label(label: str | float, score_range: Range, item: Item) -> str | float:
@@ -88,7 +86,8 @@ def read_label(label: str | float, score_range: Range, item: Item) -> str | floa
         raise InputError(f"scores range from the worst to the best, and this is {score_range}", field="score_range")
     if not low <= label <= high:
         raise InputError(
-            f"the score {label:g} of the item `{item.id}` is not from {low:g} to {high:g}; say what range people used: score_range=(1, 5)",
+            f"the score {label:g} of the item `{item.id}` is not from {low:g} to {high:g}; say what range people used: "
+            "`score_range: [1, 5]`, in a judge's file under `agree`",
             field="score_range",
         )
     return (label - low) / (high - low)

@@ -6,21 +6,15 @@ low confidence.
 
 from __future__ import annotations
 
-from copy import copy
-from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal
 
 from tutelage.errors import InputError
-from tutelage.graders.judge import check_reference, described, read_options, words_for
+from tutelage.graders.judge_base import ModelJudge, check_reference, read_options, words_for
 from tutelage.graders.judge_case import Case, case_of
-from tutelage.graders.judge_confidence import Ballot, Opinion, Source, leading, mean_mass, polling
-from tutelage.graders.judge_models import Models
+from tutelage.graders.judge_confidence import Ballot, Opinion, Source, leading, mean_mass
 from tutelage.graders.judge_prompts import Asked, Question, pair_question
-from tutelage.graders.judge_reply import Tally
-from tutelage.model import Model, load_model
-from tutelage.records import Episode, Record, Task, content_id
-
-_PROBE = Case(question="?", answers=("!", "."), reference="!")
+from tutelage.model import Model
+from tutelage.records import Episode, Record, Task
 
 
 class PairOptions(Asked):
@@ -38,46 +32,24 @@ class Preferred(Record):
     weight: float
 
 
-class PairwiseJudge:
+class PairwiseJudge(ModelJudge[PairOptions]):
     """Compares two answers by a criterion in plain words, in both orders. The options are those of `PairOptions`.
 
     The verdict has the largest mean mass over annotators and orders; where `a` and `b` have the same, it is a tie. Two equal answers are a
     tie, and an empty one loses, by rule (without `ties` equal ones have no confidence). Raises `InputError` for a wrong option.
     """
 
+    called: ClassVar[str] = "pairwise"
     kind: Literal["pair"] = "pair"
 
     def __init__(self, model: str | Model, criteria: str, **options: Any) -> None:
-        self.model, self.options = model, read_options("pairwise", PairOptions, {"criteria": criteria, **options})
+        super().__init__(model, read_options("pairwise", PairOptions, {"criteria": criteria, **options}))
         if not self.options.criteria.strip():
             raise InputError("the criterion is empty; say in plain words what makes an answer better", field="grader.pairwise.criteria")
         for annotator in self.options.annotators:
             if any(not isinstance(item.label, str) or len(item.case.answers) != 2 for item in annotator.examples):
                 message = f"the examples of {annotator.name} are no pairs, and this judge compares pairs"
                 raise InputError(message, field="grader.pairwise.annotators")
-        self._models: Models = load_model
-        self._polling = polling(self.options)
-
-    def bind(self, models: Models) -> Self:
-        """The same judge, asking the models that `models` gives."""
-        other = copy(self)
-        other._models = models
-        return other
-
-    @cached_property
-    def name(self) -> str:
-        """`pairwise:` and the version."""
-        return f"pairwise:{self.version}"
-
-    @cached_property
-    def version(self) -> str:
-        """Hash of all that decides its verdicts."""
-        return content_id(self.described())
-
-    def described(self) -> dict[str, Any]:
-        """All that decides its verdicts, as JSON; the prompts by their hash."""
-        shown = [question.messages(form) for question in self.questions(_PROBE) for form in ("json", "lines", "digit", "reasons")]
-        return described("pairwise", self.model, self.options, shown)
 
     async def opinion(self, case: Case) -> Opinion:
         """Which answer is better, with all ballots. Raises `GraderError`, and what the models' source raises."""
@@ -85,9 +57,8 @@ class PairwiseJudge:
             raise InputError(f"this judge compares two answers, and the case has {len(case.answers)}")
         if (ruled := _by_rule(*(answer.strip() for answer in case.answers), ties=self.options.ties)) is not None:
             return ruled
-        model, tally = self._models(self.model), Tally()
-        ballots = [await self._polling.ballot(model, question, tally) for question in self.questions(case)]
-        return _joined(ballots).model_copy(update={"usage": tally.usage, "cost_usd": tally.cost_usd})
+        ballots, used = await self._ballots(case)
+        return _joined(ballots).model_copy(update=used)
 
     async def prefer(self, task: Task, one: Episode, other: Episode) -> Opinion:
         """Which of two episodes of a task is better: `a` is the first."""

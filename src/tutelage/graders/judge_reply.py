@@ -92,11 +92,21 @@ async def ask(model: Model, messages: Sequence[Message], sampling: Sampling, tal
     try:
         completion = await model.complete(messages, sampling=sampling)
     except ModelFailed as failed:
-        held = "alternatives" if sampling.logprobs else "structured"
-        hint = f"; if its server knows no JSON Schema, set `{held}: false`" if sampling.json_schema is not None else ""
-        raise GraderError(f"the judge's model failed: {failed}{hint}") from failed
+        raise GraderError(f"the judge's model failed: {failed}{_hint(sampling, str(failed))}") from failed
     tally.add(completion, model)
     return completion
+
+
+def _hint(sampling: Sampling, failed: str) -> str:
+    """What to change where a server refuses what is asked of it (a status of 400 to 499)."""
+    if "status 4" not in failed:
+        return ""
+    if sampling.json_schema is not None:
+        held = "alternatives" if sampling.logprobs else "structured"
+        return f"; if its server knows no JSON Schema, set `{held}: false`"
+    if sampling.top_logprobs:
+        return '; if it gives no token probabilities, set `confidence: stated`; if it lists fewer, name it with ?extra={"top_logprobs":5}'
+    return ""
 
 
 def read(completion: Completion, question: Question) -> Said:

@@ -36,8 +36,8 @@ Columns = Mapping[str, str | Sequence[str]]
 """Our name -> the file's name; for `label` also a list of names, one for each annotator."""
 
 MARK = "tutelage.label/1"
-KNOWN = ("id", "task", "answer", "a", "b", "label", "annotator", "when")
-WAY_OUT = 'Remove it, or say which columns to read: columns={"label": ..., "a": ..., "b": ...} leaves the others out'
+KNOWN = ("id", "task", "answer", "a", "b", "reference", "label", "annotator", "when")
+WAY_OUT = "Remove it, or say which columns to read with `columns` (label=..., a=..., b=...), which leaves the others out"
 RIGHT = frozenset({"right", "correct", "true", "yes", "1"})
 WRONG = frozenset({"wrong", "incorrect", "false", "no", "0"})
 PAIR: dict[str, str] = {
@@ -51,13 +51,14 @@ I = TypeVar("I", bound="Item")  # noqa: E741 -- an item
 class Item(Record):
     """What a person is asked to label. task: the question; answers: one, or for `pairwise` two, a and b; texts may be missing.
 
-    `source` says where it came from ("votes.csv:12").
+    reference: a right answer to compare with, where there is one. `source` says where it came from ("votes.csv:12").
     """
 
     id: str
     kind: Kind
     task: str = ""
     answers: tuple[str, ...] = ()
+    reference: str = ""
     source: str | None = None
 
     @cached_property
@@ -107,7 +108,7 @@ def read_labelled(
     found = _read(Path(path), columns, kind, values or {})
     labelled = tuple(one for one in found if isinstance(one, Labelled))
     if not labelled:
-        message = "there is no label in it; say which column it is with columns={'label': ...}" if found else "there is nothing in it"
+        message = "there is no label in it; say which column it is with `columns` (label=...)" if found else "there is nothing in it"
         raise InputError(message, file=path, field="label" if found else None)
     return labelled
 
@@ -296,13 +297,13 @@ def _label(value: Any, kind: Kind, values: Mapping[str, str], where: Where) -> L
     if kind == "pairwise":
         if (found := PAIR.get(text)) is not None:
             return found
-        raise where.error(f"{value!r} says neither a, b nor tie; say what it means: values={{{str(value)!r}: 'a'}}", "label")
+        raise where.error(f"{value!r} says neither a, b nor tie; say with `values` what it means ({value}=a)", "label")
     if text in RIGHT or number == 1:
         return "right"
     if text in WRONG or number == 0:
         return "wrong"
     raise where.error(
-        f"{value!r} says neither right nor wrong; say what it means: values={{{str(value)!r}: 'right'}}, or kind='score'", "label"
+        f"{value!r} says neither right nor wrong; say with `values` what it means ({value}=right), or that the `kind` is score", "label"
     )
 
 
@@ -313,7 +314,7 @@ def _item(where: Where, given: Row, kind: Kind, values: Mapping[str, str]) -> It
             if _empty(given[key]):
                 raise where.error("the answer is empty", key)
             answers.append(_text(given[key]))
-    fields: Row = {"kind": kind, "task": task, "answers": tuple(answers)}
+    fields: Row = {"kind": kind, "task": task, "answers": tuple(answers), "reference": _text(given.get("reference"))}
     if "id" in given and _empty(given["id"]):
         raise where.error("every item needs an id, or leave `id` out of the columns: items are then named by their content", "id")
     if "id" not in given and not (task or answers):
@@ -347,7 +348,11 @@ def _consistent(found: list[Item]) -> list[Item]:
         by_id[one.id].append(one)
     for same in by_id.values():
         for other in same:
-            if (other.task, other.answers, other.kind) != (same[0].task, same[0].answers, same[0].kind):
+            if _shown(other) != _shown(same[0]):
                 file, _, line = (other.source or "").rpartition(":")
                 raise InputError(f"the id `{other.id}` stands for another item at {same[0].source}", file=file, line=int(line), field="id")
     return found
+
+
+def _shown(item: Item) -> tuple[Any, ...]:
+    return item.task, item.answers, item.kind, item.reference

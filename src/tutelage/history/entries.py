@@ -38,8 +38,9 @@ def faults(entry: Entry, untrusted: Iterable[str] = ()) -> tuple[str, ...]:
     """Why an entry must be held for a person; empty where nothing was found.
 
     Each part of an exemplar is screened by its origin: what a user or a tool wrote may not command the reader, while an assistant's
-    message may call tools. untrusted: what tools and users wrote; an insight or the words of a reflection that repeat twelve consecutive
-    words of it are held. Exemplars and trajectories contain such text by nature.
+    message may call tools, unless it is what an agent noted, which may repeat an expert or a tool. untrusted: what tools and users wrote;
+    an insight or the words of a reflection that repeat twelve consecutive words of it are held. Exemplars and trajectories contain such
+    text by nature.
     """
     if isinstance(entry, Exemplar):
         return _exemplar_faults(entry)
@@ -65,7 +66,7 @@ def _exemplar_faults(exemplar: Exemplar) -> tuple[str, ...]:
 
 def _parts(exemplar: Exemplar) -> Iterator[tuple[Origin, str]]:
     for message in exemplar.messages:
-        origin = _ORIGINS[message.role]
+        origin: Origin = "entry" if exemplar.origin == "noted" and message.role == "assistant" else _ORIGINS[message.role]
         yield origin, message.text
         for call in message.tool_calls:
             yield origin, call.arguments

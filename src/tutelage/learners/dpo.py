@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from tutelage.agent import Agent
 from tutelage.errors import InputError
@@ -17,12 +17,13 @@ from tutelage.experience.views import by_task, preference_rows
 from tutelage.learner import Need
 from tutelage.learners.judged_pairs import judged_pairs, pair_judge
 from tutelage.learners.supervised import (
+    Form,
     Gathering,
     check_file,
     described,
     learn_weights,
     prompt_key,
-    set_apart,
+    render,
     tools_of,
     trainable_base,
     trying,
@@ -32,7 +33,7 @@ from tutelage.records import content_id
 from tutelage.training.row_files import read_preference_rows
 from tutelage.training.rows import PreferenceRow
 from tutelage.training.settings import read_settings
-from tutelage.training.supervised import check_rows, train_dpo
+from tutelage.training.supervised import train_dpo
 from tutelage.training.supervised_job import DPOSettings, Job, TokenPair, Trained
 
 Source = Literal["episodes", "judge", "file"]
@@ -129,32 +130,9 @@ class DPO:
         ]
 
     def _train(self, job: Job, practice: Practice, keyed: Keyed) -> Trained:
-        train, held = set_apart(keyed, self.options.validation, practice.seed)
-        rendered, dropped = self._rendered(job, train)
-        validation, more = self._rendered(job, held)
-        why: list[JsonValue] = [*dropped, *more]
-        practice.note(pairs_dropped=len(why), pairs_dropped_because=why[:5])
-        return train_dpo(job, rendered, self.options, validation=validation)
-
-    def _rendered(self, job: Job, rows: Sequence[PreferenceRow]) -> tuple[list[TokenPair], list[str]]:
-        """(token pairs, why others are left out). A pair of one's own episodes that the template cannot carry is left out, others raise."""
-        from tutelage.training.chat import RowError, render_preference
-
-        pairs: list[TokenPair] = []
-        names: dict[int, str] = {}
-        dropped: list[str] = []
-        for row in rows:
-            try:
-                chosen, rejected = render_preference(job.tokenizer, row)
-            except RowError as broken:
-                if self.options.source == "file":
-                    raise
-                dropped.append(str(broken))
-                continue
-            names |= {2 * len(pairs): row.source or "", 2 * len(pairs) + 1: row.source or ""}
-            pairs.append(TokenPair(chosen, rejected, row.weight))
-        check_rows([side for pair in pairs for side in (pair.chosen, pair.rejected)], self.options, needed=False, names=names)
-        return pairs, dropped
+        """Files are checked strictly: a pair of theirs that the template cannot carry is a mistake to mend."""
+        items, validation = render(FORM, job, practice, keyed, self.options, forgiving=self.options.source != "file")
+        return train_dpo(job, items, self.options, validation=validation)
 
     def _nothing_found(self) -> str:
         if self.judge is not None:
@@ -162,3 +140,12 @@ class DPO:
         apart = "one success and one failure" if self.options.margin is None else f"scores {self.options.margin:g} apart"
         missing = f"no training task had {apart} on one prompt"
         return f"{missing}, so there is nothing to learn from: raise attempts, or set temperature or margin"
+
+
+def _pair(tokenizer: Any, row: PreferenceRow) -> Sequence[TokenPair]:
+    from tutelage.training.chat import render_preference
+
+    return [TokenPair(*render_preference(tokenizer, row), row.weight)]
+
+
+FORM = Form("pairs", _pair, lambda pair: (pair.chosen, pair.rejected))

@@ -1,18 +1,17 @@
 """The loop of rollouts and updates that every way of reinforcement learning shares.
 
-A step: the next tasks, several attempts at each by the agent with its current weights (stored, metered, never run twice), their samples
-(`rollouts.py`), an update (`training/trainer.py`), the new adapter, a checkpoint. Groups whose rewards do not differ are dropped and
-further tasks drawn in their place (dynamic sampling; DAPO, Yu et al. 2025, arXiv:2503.14476, and SRL).
+A step: episodes of the agent with its current weights (`policy_sampler.py`; stored, metered, never run twice), their samples
+(`rollouts.py`), an update (`training/trainer.py`), the new adapter, a checkpoint.
 
-A run that is interrupted at any moment goes on from its last checkpoint, and what was sampled since is in the store. Where `hf` samples,
-the old logprobs are the trainer's own and not the sampler's: those differ in their last bits with what else was in a batch, and an
-interruption changes that.
+A run that is interrupted at any moment goes on from its last checkpoint, and what was sampled since is in the store. The old logprobs of
+the ratio are the trainer's own always. The sampler's are read only where they differ by more than last bits (`samples_otherwise`), for the
+importance correction: those last bits hang on what else was in a batch, and an interruption changes that.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -21,24 +20,24 @@ from typing import Any, TypeVar
 from pydantic import JsonValue
 
 from tutelage.agent import Agent
-from tutelage.errors import GraderError, InputError
-from tutelage.learners.policy_batch import Batch, choose_engine
-from tutelage.learners.policy_report import any_usable, facts_of, note_of, refuse_ungraded, why_fruitless
-from tutelage.learners.policy_settings import PolicySettings, n_validation
-from tutelage.learners.policy_state import Deck, Evaluation, Row, State, as_row, cost_between, split_tasks, write_history
+from tutelage.errors import InputError
+from tutelage.learners.policy_batch import Batch, choose_engine, samples_otherwise
+from tutelage.learners.policy_report import any_usable, facts_of, note_of, why_fruitless
+from tutelage.learners.policy_sampler import Measure, Sampler, TaskSampler
+from tutelage.learners.policy_settings import PolicySettings
+from tutelage.learners.policy_state import Evaluation, Row, State
 from tutelage.learners.policy_weights import Weights
-from tutelage.learners.rollouts import Reading, Rollouts, read_rollouts
+from tutelage.learners.rollouts import Reading
+from tutelage.learners.step_history import as_row, write_history
 from tutelage.practice import Practice
-from tutelage.records import Experience, Task, content_id
+from tutelage.records import Task, content_id
 from tutelage.training.adapters import check_fits
 from tutelage.training.base import Base, base_of
+from tutelage.training.divergence import Diverged
 from tutelage.training.policy_gradient import informative
 
 FRUITLESS_STEPS = 3
 """So many steps in a row in which no group differs end the run: there is nothing to learn from."""
-
-Measure = Callable[[Sequence[Experience]], Mapping[str, JsonValue]]
-"""What a learner wants to know of a step's episodes; it goes into the step's row."""
 
 _T = TypeVar("_T")
 
@@ -71,39 +70,37 @@ async def train_policy(
     that are no numbers), `GraderError` where a whole step is not graded, `Diverged` where the first update is, and `BudgetExceeded` and
     `ModelUnavailable`, which keep all that is done.
     """
+    sampler = TaskSampler.of(agent.memory, practice, judge or practice, settings, validation, measure)
+    return await train_with(sampler, agent, practice, settings, by=by)
+
+
+async def train_with(sampler: Sampler, agent: Agent, practice: Practice, settings: PolicySettings, *, by: str) -> Trained:
+    """As `train_policy`, on the rollouts that the sampler gathers."""
     _check(agent, practice)
     base = base_of(agent.model)
     if agent.adapter is not None:
         check_fits(agent.adapter, base)
-    return await _Run(settings, agent, practice, by, base, judge or practice, validation, measure).run()
+    return await _Run(sampler, settings, agent, practice, by, base).run()
 
 
 @dataclass
 class _Run:
     """One run of the loop. saved: the state of the last checkpoint."""
 
+    sampler: Sampler
     settings: PolicySettings
     agent: Agent
     practice: Practice
     by: str
     base: Base
-    judge: Practice
-    validation: Sequence[Task] | None
-    measure: Measure | None
     state: State = field(default_factory=State)
     saved: State = field(default_factory=State)
 
     def __post_init__(self) -> None:
-        tasks, seed = self.practice.tasks, self.practice.seed
-        held_out = n_validation(self.settings.loop, len(tasks)) if self.validation is None else 0
-        self.train, own = split_tasks(tasks, held_out, seed)
-        self.held_out = own if self.validation is None else list(self.validation)
-        self.deck = Deck(self.train, seed)
-        self.names = {task.id: task.source or task.id for task in tasks}
         self.begun = self.practice.cost
-        graders = [self.practice.grader.name, self.judge.grader.name]
-        ids = [[task.id for task in some] for some in (self.train, self.held_out)]
-        self.id = content_id([self.agent.version, self.by, self.settings.described(), ids, seed, graders])
+        self.described = {**self.settings.described(), **self.sampler.described()}
+        ids = [[task.id for task in some] for some in (self.sampler.train, self.sampler.held_out)]
+        self.id = content_id([self.agent.version, self.by, self.described, ids, self.practice.seed, self.sampler.graders])
 
     async def run(self) -> Trained:
         with ThreadPoolExecutor(1, thread_name_prefix="trainer") as self.pool:
@@ -125,8 +122,8 @@ class _Run:
         facts: dict[str, JsonValue] = {
             "learner": self.by,
             "run": self.id,
-            "settings": self.settings.described(),
-            "tasks": content_id([task.id for task in self.train]),
+            "settings": self.described,
+            "tasks": content_id([task.id for task in self.sampler.train]),
             "grader": self.practice.grader.name,
             "from_adapter": self.agent.adapter.id if self.agent.adapter else None,
         }
@@ -134,6 +131,7 @@ class _Run:
         self.weights = Weights.open(self.base, self.agent, self.settings, folder, f"{self.by}-{self.id}", seed, facts)
         rollout = self.settings.loop.rollout
         self.model, self.engine = choose_engine(self.agent.model, self.base, rollout, on_gpu=self.weights.on_gpu)
+        self.foreign = samples_otherwise(self.model, self.engine, self.weights.number_format)
         if restored := self.weights.restore():
             self.state = self.saved = restored
             self.practice.spend(restored.cost)  # the episodes before the checkpoint are not asked for again
@@ -157,7 +155,7 @@ class _Run:
     async def _step(self) -> None:
         begun = perf_counter()
         worn = self._worn()
-        batch = await self._gather(worn)
+        batch = await self.sampler.gather(self._exploring(worn), self.state.step, self.state.drawn, self.reading)
         sampled = perf_counter()
         fruitful = self._teaches(batch)
         metrics = await self._in_thread(lambda: self._update(batch)) if fruitful else {}
@@ -169,38 +167,17 @@ class _Run:
         await self._in_thread(lambda: self._keep(due=self.state.step % self.settings.loop.save_steps == 0))
         write_history(self.practice.folder, self.id, self.by, self.state.history)
 
-    async def _gather(self, worn: Agent) -> Batch:
-        """A full batch of groups that differ, or what there is after `max_rounds` rounds."""
-        loop, dynamic = self.settings.loop, self.settings.dynamic
-        batch = Batch(drawn=self.state.drawn)
-        explorer = self._exploring(worn)
-        first = self.state.step * loop.num_generations  # other random numbers in each step
-        for _ in range(loop.max_rounds if dynamic else 1):
-            tasks, batch.drawn = self.deck.draw(batch.drawn, loop.tasks_per_step - len(batch.kept), batch.seen)
-            if not tasks:
-                break
-            experiences = await self.practice.collect(explorer, tasks, loop.num_generations, first_attempt=first, memory=self.agent.memory)
-            batch.take(tasks, experiences, self._read(experiences), loop.min_reward_std if dynamic else None)
-            refuse_ungraded(batch.all)
-            if len(batch.kept) >= loop.tasks_per_step:
-                break
-        batch.measured = dict(self.measure(batch.experiences)) if self.measure else {}
-        return batch
-
-    def _read(self, experiences: Sequence[Experience]) -> Rollouts:
-        reading = Reading(
+    @property
+    def reading(self) -> Reading:
+        """How experiences become samples."""
+        return Reading(
             logprobs=self.foreign,
             mask_truncated=self.settings.loop.mask_truncated_completions,
             max_length=self.settings.train.max_length,
             truncate=self.settings.train.truncate,
             min_confidence=self.settings.loop.min_confidence,
+            weigh=self.settings.loop.weigh_by_confidence,
         )
-        return read_rollouts(experiences, reading, self.names)
-
-    @property
-    def foreign(self) -> bool:
-        """Whether another engine than the trainer's samples."""
-        return self.engine != "hf"
 
     def _teaches(self, batch: Batch) -> bool:
         """Whether any two rewards that are compared with each other differ."""
@@ -211,8 +188,6 @@ class _Run:
 
     def _update(self, batch: Batch) -> dict[str, float]:
         """Train on the batch. Where training diverges, the weights before it stay and the run is over."""
-        from tutelage.training.trainer import Diverged
-
         try:
             metrics, new = self.weights.update(batch.samples, self.state.step + 1, foreign=self.foreign)
         except Diverged as diverged:
@@ -248,7 +223,7 @@ class _Run:
 
     def _keep(self, *, due: bool) -> None:
         """Write a checkpoint where one is due, and let go of the adapters that nothing needs."""
-        self.state = self.state.model_copy(update={"cost": cost_between(self.begun, self.practice.cost)})
+        self.state = self.state.model_copy(update={"cost": self.practice.cost.minus(self.begun)})
         if due and self.state != self.saved:
             self.weights.checkpoint(self.state)
             self.saved = self.state
@@ -270,21 +245,20 @@ class _Run:
 
     async def _evaluate(self) -> None:
         """The greedy score of the current weights on the held-out tasks, once for each step."""
-        if not self.held_out or any(evaluation.step == self.state.step for evaluation in self.state.evaluations):
+        if not self.sampler.held_out or any(evaluation.step == self.state.step for evaluation in self.state.evaluations):
             return
         greedy = self.agent.sampling.model_copy(update={"temperature": 0.0, "seed": None})
-        experiences = await self.judge.collect(self._worn().but(sampling=greedy), self.held_out)
-        scores = [experience.grade.score for experience in experiences if experience.grade.score is not None]
-        if not scores:
-            raise GraderError(f"none of the {len(self.held_out)} held-out tasks is graded: {experiences[0].grade.words}")
-        tokens = sum(experience.episode.usage.tokens_out for experience in experiences) / len(experiences)
-        score = sum(scores) / len(scores)
-        self.state = self.state.evaluated(Evaluation(step=self.state.step, score=score, tokens=tokens, adapter=self.state.adapter))
+        judged = await self.sampler.judge(self._worn().but(sampling=greedy))
+        self.state = self.state.evaluated(
+            Evaluation(step=self.state.step, score=judged.score, tokens=judged.tokens, adapter=self.state.adapter, facts=judged.facts)
+        )
 
     def _trained(self) -> Trained:
         """The agent with the best weights, on its own model and with its own sampling."""
         best = self.state.best.adapter if self.state.best else self.state.adapter
-        self.practice.note(engine=self.engine, **facts_of(self.state, len(self.train), len(self.held_out)))
+        sampler = self.sampler
+        facts = facts_of(self.state, len(sampler.train), len(sampler.held_out), sampler.earned)
+        self.practice.note(engine=self.engine, dtype=self.weights.number_format, **facts, **sampler.facts(self.state))
         return Trained(self.agent.but(adapter=self.weights.adapter(best)), self.state.history)
 
 
@@ -311,4 +285,4 @@ def _forget(practice: Practice, worn: Agent) -> None:
         practice.forget(worn)
 
 
-__all__ = ["FRUITLESS_STEPS", "Measure", "PolicySettings", "Trained", "train_policy"]
+__all__ = ["FRUITLESS_STEPS", "Measure", "PolicySettings", "Trained", "train_policy", "train_with"]

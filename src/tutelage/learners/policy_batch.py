@@ -78,3 +78,12 @@ def choose_engine(model: str | Model, base: Base, rollout: str, *, on_gpu: bool 
     if base.gguf is None:
         raise InputError(f"{base.name} did not come from a GGUF file, and llama.cpp reads no other; use rollout: hf", field="rollout")
     return f"gguf:{base.gguf}", "gguf"
+
+
+def samples_otherwise(model: str | Model, engine: str, trained_in: str) -> bool:
+    """Whether what samples gives tokens other probabilities than the trainer does, by more than the last bits of float32.
+
+    Another engine does, and so does `hf` where it or the trainer computes in a shorter format: also where both have the same, for they add
+    up in another order, and what is rounded to 8 bits then differs.
+    """
+    return engine != "hf" or {getattr(load_model(model), "number_format", "float32"), trained_in} != {"float32"}

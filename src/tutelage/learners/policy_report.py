@@ -23,17 +23,19 @@ _WHY = {
 
 
 def note_of(row: Row) -> str:
-    """What stands beside the bar: `reward 0.42, 25% dropped, kl 0.010, entropy 1.32, 12 s`."""
+    """What stands beside the bar: `reward 0.42, 25% dropped, kl 0.010, entropy 1.32, 12 s`; of streams the score and advice too."""
     groups, dropped = _number(row, "groups") or 0, _number(row, "dropped") or 0
     parts = [f"reward {_number(row, 'reward') or 0:.2f}", f"{dropped / groups:.0%} dropped" if groups else ""]
+    if (score := _number(row, "total_score")) is not None:
+        parts = [f"score {score:.2f}", f"advice {_number(row, 'advice_rate') or 0:.0%}", parts[1]]
     parts += [f"{name} {value:.3f}" for name in ("kl", "entropy") if (value := _number(row, name)) is not None]
     seconds = (_number(row, "seconds_rollout") or 0) + (_number(row, "seconds_update") or 0)
     return ", ".join(part for part in [*parts, f"{seconds:.0f} s"] if part)
 
 
-def facts_of(state: State, n_train: int, n_held_out: int) -> dict[str, JsonValue]:
-    """What the report states of a run."""
-    rewards = [value for row in state.history if (value := _number(row, "reward")) is not None]
+def facts_of(state: State, n_train: int, n_held_out: int, earned: str = "reward") -> dict[str, JsonValue]:
+    """What the report states of a run. earned: the number of a row that says what its episodes earned."""
+    rewards = [value for row in state.history if (value := _number(row, earned)) is not None]
     tokens = [value for row in state.history if (value := _number(row, "tokens_per_answer")) is not None]
     groups, dropped = _total(state, "groups"), _total(state, "dropped")
     facts: dict[str, JsonValue] = {

@@ -24,7 +24,8 @@ class Loop(Record):
     further tasks drawn, in up to `max_rounds` rounds a step, until the batch is full (None: on for grpo, off for ppo, which needs no
     groups). mask_truncated_completions: episodes that were cut off bear no loss, though their reward still counts in their group; by
     default they are learned from with the grade that they have. min_confidence: leave out episodes that the grader is less sure of, where
-    it says how sure it is (a judge; None: none); those that it abstained from are always left out.
+    it says how sure it is (a judge; None: none); those that it abstained from are always left out. weigh_by_confidence: multiply the
+    advantage of the others by that confidence.
 
     validation: the share of the training tasks that is held out to choose the best step by the greedy score (None: a tenth where that is
     `MIN_VALIDATION` tasks or more, else none, and the last step is returned). eval_steps: steps between evaluations; one is made before
@@ -42,6 +43,7 @@ class Loop(Record):
     max_rounds: int = Field(4, gt=0)
     mask_truncated_completions: bool = False
     min_confidence: float | None = Field(None, ge=0, le=1)
+    weigh_by_confidence: bool = False
     validation: float | None = Field(None, ge=0, lt=1)
     eval_steps: int = Field(10, gt=0)
     patience: int | None = Field(None, gt=0)
@@ -71,7 +73,8 @@ class PolicySettings:
 
     def described(self) -> dict[str, Any]:
         """All that decides what is learned."""
-        left_out = {"save_steps"} | ({"min_confidence"} if self.loop.min_confidence is None else set())  # so that it is no new setting
+        unused = {"min_confidence": self.loop.min_confidence is None, "weigh_by_confidence": not self.loop.weigh_by_confidence}
+        left_out = {"save_steps", *(name for name, is_unused in unused.items() if is_unused)}  # so that they are no new settings
         loop = self.loop.model_dump(mode="json", exclude=left_out) | {"dynamic_sampling": self.dynamic}
         return {**loop, **described(self.policy), **self.train.model_dump(mode="json")}
 

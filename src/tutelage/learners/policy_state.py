@@ -1,33 +1,31 @@
-"""Where a run of reinforcement learning stands: what a checkpoint needs beside the weights, and the history that people read."""
+"""Where a run of reinforcement learning stands: what a checkpoint needs beside the weights, and which tasks are next."""
 
 from __future__ import annotations
 
-import json
-import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
-from tutelage.files import write_atomically
-from tutelage.practice import Cost
+from tutelage.budget import Cost
 from tutelage.records import Record, Task
 
 Row = dict[str, JsonValue]
 """What happened in one step."""
 
-HISTORY = "history.jsonl"
-
 
 class Evaluation(Record):
-    """The greedy score on the held-out tasks after so many steps. adapter: the id of the weights then (None: the agent's own)."""
+    """The greedy score on the held-out tasks after so many steps. adapter: the id of the weights then (None: the agent's own).
+
+    facts: what else there is to know of it.
+    """
 
     step: int
     score: float
     tokens: float
     adapter: str | None
+    facts: Row = Field(default_factory=dict)
 
 
 class State(Record):
@@ -101,36 +99,3 @@ def split_tasks(tasks: Sequence[Task], n_held_out: int, seed: int) -> tuple[list
             break
         held_out.add(input_id)
     return [task for task in tasks if task.input_id not in held_out], [task for task in tasks if task.input_id in held_out]
-
-
-def write_history(folder: Path, run: str, by: str, rows: Sequence[Row]) -> None:
-    """Put this run's rows to FOLDER/history.jsonl, in place of those that it wrote before; those of other runs stay."""
-    path = folder / HISTORY
-    others = [line for line in _lines(path) if json.loads(line).get("run") != run]
-    own = [json.dumps({"run": run, "by": by, **row}) for row in rows]
-    write_atomically(path, "".join(f"{line}\n" for line in [*others, *own]))
-
-
-def as_row(*parts: Mapping[str, JsonValue]) -> Row:
-    """One row of several parts; a number that is not finite is unknown (None), as JSON has none."""
-    merged = {name: value for part in parts for name, value in part.items()}
-    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in merged.items()}
-
-
-def cost_between(earlier: Cost, later: Cost) -> Cost:
-    """What was spent from one point to another."""
-    usd = None if earlier.usd is None or later.usd is None else later.usd - earlier.usd
-    return Cost(
-        calls=later.calls - earlier.calls,
-        tokens_in=later.tokens_in - earlier.tokens_in,
-        tokens_out=later.tokens_out - earlier.tokens_out,
-        usd=usd,
-        seconds=later.seconds - earlier.seconds,
-    )
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
-        return []

@@ -14,7 +14,7 @@ from tutelage.adapter import Adapter, read_adapter
 from tutelage.agent import Agent
 from tutelage.learners.policy_settings import PolicySettings
 from tutelage.learners.policy_state import State
-from tutelage.training.base import Base
+from tutelage.training.base import Base, DType, name_of
 from tutelage.training.extra import needs_train
 from tutelage.training.policy_gradient import Sample
 
@@ -53,6 +53,11 @@ class Weights:
     def on_gpu(self) -> bool:
         """Whether the trainer works on a GPU."""
         return self.trainer.network.device.type == "cuda"
+
+    @property
+    def number_format(self) -> DType:
+        """What the trainer computes in."""
+        return name_of(self.trainer.formats.computed)
 
     def restore(self) -> State | None:
         """Go on from the last checkpoint, where there is one."""

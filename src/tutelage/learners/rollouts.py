@@ -44,8 +44,8 @@ class Reading:
 
     logprobs: keep those of the sampler, which are needed where another engine sampled. mask_truncated: an episode that was cut off bears
     no loss, though its reward counts in its group. max_length: of a sample, in tokens; a longer one is cut there where `truncate` says so,
-    else its episode is left out. min_confidence: leave out episodes whose grader says that it is less sure than this; a grade that comes
-    without a confidence stays (a rule's).
+    else its episode is left out. min_confidence: leave out episodes whose grader says that it is less sure than this. weigh: weigh samples
+    by that confidence. A grade that comes without one (a rule's) stays, and weighs 1.
     """
 
     logprobs: bool = False
@@ -53,10 +53,20 @@ class Reading:
     max_length: int | None = None
     truncate: bool = False
     min_confidence: float | None = None
+    weigh: bool = False
 
     def unsure(self, grade: Grade) -> bool:
         """Whether the grader is not sure enough."""
         return self.min_confidence is not None and grade.confidence is not None and grade.confidence < self.min_confidence
+
+    def weight(self, grade: Grade) -> float:
+        """What the episode's advantage is multiplied by. Raises `InputError` where the confidence is no share."""
+        if not self.weigh or grade.confidence is None:
+            return 1.0
+        if not 0 <= grade.confidence <= 1:
+            message = f"weigh_by_confidence needs a confidence from 0 to 1, and the grader gave {grade.confidence:g}"
+            raise InputError(message, field="grader")
+        return grade.confidence
 
 
 @dataclass(frozen=True)
@@ -166,6 +176,7 @@ def read_experience(experience: Experience, reading: Reading = Reading()) -> tup
             episode=episode.ref,
             reward=grade.score,
             sampled_logprobs=stretch.logprobs if reading.logprobs else None,
+            weight=reading.weight(grade),
         )
         for stretch in stretches
     )

@@ -11,20 +11,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import JsonValue
-
 from tutelage.agent import Agent
 from tutelage.errors import InputError
 from tutelage.experience.views import by_task, reference_rows, sft_rows, successes
 from tutelage.knowledge import Knowledge
 from tutelage.learner import Need
 from tutelage.learners.supervised import (
+    Form,
     Gathering,
     check_file,
     described,
     learn_weights,
     prompt_key,
-    set_apart,
+    render,
     tools_of,
     trainable_base,
     trying,
@@ -34,7 +33,7 @@ from tutelage.records import content_id
 from tutelage.training.row_files import read_sft_rows
 from tutelage.training.rows import SFTRow
 from tutelage.training.settings import read_settings
-from tutelage.training.supervised import check_rows, train_sft
+from tutelage.training.supervised import train_sft
 from tutelage.training.supervised_job import Job, SFTSettings, Trained
 
 if TYPE_CHECKING:
@@ -131,35 +130,21 @@ class SFT:
         ]
 
     def _train(self, job: Job, practice: Practice, keyed: Keyed) -> Trained:
-        train, held = set_apart(keyed, self.options.validation, practice.seed)
-        rendered, dropped = self._rendered(job, train)
-        validation, more = self._rendered(job, held)
-        why: list[JsonValue] = [*dropped, *more]
-        practice.note(rows_dropped=len(why), rows_dropped_because=why[:5])
-        return train_sft(job, rendered, self.options, validation=validation)
-
-    def _rendered(self, job: Job, rows: Sequence[SFTRow]) -> tuple[list[TokenRow], list[str]]:
-        """(token rows, why others are left out). A row of one's own episodes that the template cannot carry is left out, others raise."""
-        from tutelage.training.chat import RowError, render_turns
-
-        rendered: list[TokenRow] = []
-        names: dict[int, str] = {}
-        dropped: list[str] = []
-        for row in rows:
-            try:
-                parts = render_turns(job.tokenizer, row)
-            except RowError as broken:
-                if self.options.source != "success":
-                    raise
-                dropped.append(str(broken))
-                continue
-            names |= {len(rendered) + number: row.source or "" for number in range(len(parts))}
-            rendered += parts
-        check_rows(rendered, self.options, needed=False, names=names)
-        return rendered, dropped
+        """References and files are checked strictly: a row of theirs that the template cannot carry is a mistake to mend."""
+        items, validation = render(FORM, job, practice, keyed, self.options, forgiving=self.options.source == "success")
+        return train_sft(job, items, self.options, validation=validation)
 
     def _nothing_found(self) -> str:
         return (
             f"no episode that came to its end reached a score of {self.options.threshold:g}, so there is no success to learn from: "
             "set source to `reference` or `file`, lower the threshold, or raise attempts"
         )
+
+
+def _turns(tokenizer: Any, row: SFTRow) -> Sequence[TokenRow]:
+    from tutelage.training.chat import render_turns
+
+    return render_turns(tokenizer, row)
+
+
+FORM = Form("rows", _turns, lambda row: (row,))

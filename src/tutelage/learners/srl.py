@@ -49,13 +49,13 @@ STEPS_A_SOLUTION = 6
 class Options(Record):
     """Where SRL's solutions come from.
 
-    source: the training tasks' `reference`s in words, a `file` (JSON Lines: `question` or `prompt`, with `steps` or `solution`), the
-    agent's own `success`es, or a `teacher`: the name of a model that solves the training tasks. attempts: episodes a task, of the teacher
-    (None: 1) or of the agent (None: 4); more than one are sampled at `temperature`. threshold: the score from which the grader accepts.
+    source: the training tasks' `reference`s (in words, or a call, which is one step), a `file` (JSON Lines: `question` or `prompt`, with
+    `steps` or `solution`), the agent's own `success`es, or a `teacher`: the name of a model that solves the training tasks. attempts:
+    episodes a task, of the teacher (None: 1) or of the agent (None: 4); more than one are sampled at `temperature`. threshold: the score
+    from which the grader accepts.
 
-    last: whether the last step of a solution in words is practised too; it states the answer, which RLVR can judge (of
-    a file's solutions it never is). clause: what the
-    agent is asked for, in place of the usual words.
+    last: whether the last step of a solution in words is practised too; it states the answer, which RLVR can judge (of a file's solutions
+    it never is). clause: what the agent is asked for, in place of the usual words.
     """
 
     source: Source = "reference"

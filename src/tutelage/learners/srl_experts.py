@@ -23,6 +23,7 @@ from tutelage.practice import Practice
 from tutelage.records import Experience, Message, Sampling, Task
 from tutelage.screening import fence
 from tutelage.tasks import reference_messages
+from tutelage.tool_protocol import render_call
 from tutelage.training.row_files import read_step_rows
 from tutelage.training.rows import StepRow
 from tutelage.training.steps_text import split_steps, step_rows
@@ -67,6 +68,14 @@ class Experts:
         prompt = first_messages(agent, task, (), native_tools=True, bare=True)
         self.found.append(Expert(tuple(step_rows(prompt, steps, task.id, last=last, source=task.source or task.id))))
 
+    def add_call(self, task: Task, message: Message, agent: Agent) -> None:
+        """A solution that is a call, or several at once: one step."""
+        specs = (*(item.spec for item in agent.tools), *task.tools)
+        prompt = first_messages(agent, task, specs, native_tools=agent.load().native_tools, bare=True)
+        target = "\n".join(map(render_call, message.tool_calls))
+        row = StepRow(prompt=prompt, target=target, task_id=task.id, number=1, source=task.source or task.id)
+        self.found.append(Expert((row,), acts=True))
+
     def add_actions(self, experience: Experience) -> None:
         """An episode with tool calls: each turn that acts is a step."""
         rows = episode_steps([experience], threshold=float("-inf"))
@@ -75,18 +84,22 @@ class Experts:
 
 
 def reference_experts(tasks: Iterable[Task], agent: Agent, *, last: bool) -> Experts:
-    """The tasks' references in words; tasks without one are counted. Raises `InputError` where no task has one in two steps or more."""
+    """The tasks' references: in words of two steps or more, or a call, which is a step by itself; other tasks are counted.
+
+    Raises `InputError` where no task has such a one.
+    """
     experts = Experts()
     for task in tasks:
         messages = reference_messages(task) or ()
-        if len(messages) == 1 and not messages[0].tool_calls:
+        if len(messages) == 1 and messages[0].tool_calls:
+            experts.add_call(task, messages[0], agent)
+        elif len(messages) == 1:
             experts.add_text(task, messages[0].text, agent, last=last)
         else:
             experts.counts["tasks_without_solution"] += 1
     if not experts.found:
-        said = (
-            "all references in words have one step only" if experts.counts["solutions_of_one_step"] else "no task has a reference in words"
-        )
+        short = experts.counts["solutions_of_one_step"]
+        said = "all references in words have one step only" if short else "no task has a reference in words, or as a call"
         raise InputError(f"{said}; write solutions in steps as references, or set source to file, teacher or success", field="source")
     return experts
 

@@ -8,8 +8,9 @@ import inspect
 import random
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pydantic import Field, JsonValue
 
@@ -17,15 +18,30 @@ from tutelage.agent import Agent
 from tutelage.environment import environment_tools
 from tutelage.errors import InputError
 from tutelage.learner import Learner
-from tutelage.learners.policy_state import as_row, write_history
+from tutelage.learners.step_history import as_row, write_history
 from tutelage.practice import Practice
 from tutelage.records import Message, Record, ToolSpec, content_id
 from tutelage.training.adapters import check_fits, save_adapter
 from tutelage.training.base import Base, base_of
-from tutelage.training.supervised import tokenizer_for
+from tutelage.training.supervised import check_rows, tokenizer_for
 from tutelage.training.supervised_job import PLACE_ONLY, HistoryRow, Interrupted, Job, SupervisedSettings, Trained
 
+if TYPE_CHECKING:
+    from tutelage.training.chat import TokenRow
+
+
+class Sourced(Protocol):
+    """A row that may say where it comes from."""
+
+    @property
+    def source(self) -> str | None:
+        """For messages; None: unknown."""
+        ...
+
+
 Row = TypeVar("Row")
+Given = TypeVar("Given", bound=Sourced)
+Item = TypeVar("Item")
 Train = Callable[[Job], Trained]
 
 
@@ -114,6 +130,60 @@ def set_apart(rows: Sequence[tuple[str, Row]], share: float, seed: int) -> tuple
     keys = sorted({key for key, _ in rows})
     held = set(random.Random(f"validation/{seed}").sample(keys, min(round(share * len(keys)), max(0, len(keys) - 1))))
     return [row for key, row in rows if key not in held], [row for key, row in rows if key in held]
+
+
+@dataclass(frozen=True)
+class Form(Generic[Given, Item]):
+    """What a learner's rows become. name: of the rows, in facts. render: a row -> what is trained on, given the tokenizer; raises
+    `RowError`. sides: the token rows of one such item.
+    """
+
+    name: str
+    render: Callable[[Any, Given], Sequence[Item]]
+    sides: Callable[[Item], Sequence[TokenRow]]
+
+
+def render(
+    form: Form[Given, Item], job: Job, practice: Practice, keyed: Sequence[tuple[str, Given]], options: Any, *, forgiving: bool
+) -> tuple[list[Item], list[Item]]:
+    """(what to train on, what to validate with), from rows that come with the key of their question.
+
+    options: `Gathering` and the settings of training in one. forgiving: a row that the chat template cannot carry is left out, and the
+    practice notes why (one's own episodes); else `RowError` is raised. Raises `InputError`, too, for rows that nothing can be learned from.
+    """
+    train, held = set_apart(keyed, options.validation, practice.seed)
+    items, dropped = _rendered(form, job, train, options, forgiving)
+    validation, more = _rendered(form, job, held, options, forgiving)
+    why = [*dropped, *more]
+    facts: dict[str, JsonValue] = {f"{form.name}_dropped": len(why), f"{form.name}_dropped_because": [*why[:5]]}
+    practice.note(**facts)
+    return items, validation
+
+
+def _rendered(
+    form: Form[Given, Item], job: Job, rows: Sequence[Given], settings: SupervisedSettings, forgiving: bool
+) -> tuple[list[Item], list[str]]:
+    """(items, why rows are left out)."""
+    from tutelage.training.chat import RowError
+
+    items: list[Item] = []
+    sides: list[TokenRow] = []
+    names: dict[int, str] = {}
+    dropped: list[str] = []
+    for row in rows:
+        try:
+            made = form.render(job.tokenizer, row)
+        except RowError as broken:
+            if not forgiving:
+                raise
+            dropped.append(str(broken))
+            continue
+        own = [side for item in made for side in form.sides(item)]
+        names |= {len(sides) + number: row.source or "" for number in range(len(own))}
+        items += made
+        sides += own
+    check_rows(sides, settings, needed=False, names=names)
+    return items, dropped
 
 
 async def learn_weights(

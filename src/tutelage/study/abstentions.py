@@ -2,7 +2,8 @@
 
 An abstention is no grade, so a score is that of the other episodes. That is the score of all where the grader abstains from good and bad
 answers alike, which nobody knows. The bounds assume only that scores lie from 0 to 1 (Manski 1990, "Nonparametric bounds on treatment
-effects"): every abstention a failure, or every one a success. Episodes that are not graded for another reason stay left out.
+effects"): every abstention a failure, or every one a success, less what was paid for advice. Episodes that are not graded for another
+reason stay left out.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def count(arm: ArmResult) -> int:
 def filled(arm: ArmResult, value: float) -> Scores:
     """The arm's scores, every abstention taken for `value`."""
     found: Mapping[tuple[str, int], float | None] = {
-        (row.task_id, row.seed): value if row.abstained and row.score is None else row.score for row in arm.rows
+        (row.task_id, row.seed): value - row.paid if row.abstained and row.score is None else row.reward for row in arm.rows
     }
     return found
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from tutelage.adapter import Adapter, read_adapter
 from tutelage.agent import Agent
@@ -19,7 +19,8 @@ from tutelage.learner import Learner
 from tutelage.python_file import load_attribute, load_python, tools_of
 from tutelage.records import Task
 from tutelage.registry import ENVIRONMENTS, LEARNERS, TASK_SOURCES, TOOLS, load
-from tutelage.study.learned import found_adapter, parse_learned
+from tutelage.study.executors import build_executor
+from tutelage.study.learned import found_adapter, parse_learned, read_any_learned
 from tutelage.study.sections import AgentFile, Named
 from tutelage.suggest import unknown
 from tutelage.tool import Tool
@@ -42,6 +43,8 @@ def build_agent(section: AgentFile, folder: Path) -> Agent:
     if section.workflow is not None:
         return _build_workflow(section, section.workflow, folder, knowledge, adapter)
     own: dict[str, Any] = {} if section.limits is None else {"limits": section.limits}
+    if section.executor is not None:
+        own["executor"] = build_executor(section.executor, folder, _learned_executor(section, folder))
     return Agent(
         model=_beside(section.model, folder),
         instructions=section.instructions.strip(),
@@ -52,6 +55,12 @@ def build_agent(section: AgentFile, folder: Path) -> Agent:
         adapter=adapter,
         **own,
     )
+
+
+def _learned_executor(section: AgentFile, folder: Path) -> dict[str, JsonValue]:
+    """What the learned agent that the section takes its knowledge from has learned about its executor."""
+    learned = read_any_learned(folder / section.knowledge) if section.knowledge else None
+    return learned.executor if learned else {}
 
 
 def _build_workflow(section: AgentFile, spec: Mapping[str, Any], folder: Path, knowledge: Knowledge, adapter: Adapter | None) -> Agent:

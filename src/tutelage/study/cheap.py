@@ -1,14 +1,17 @@
-"""The cheap answers that any learning must beat: one constant answer, and the answer of the nearest training case.
+"""The cheap answers that any learning must beat: one constant answer, the answer of the nearest training case, always asking for advice.
 
-Neither asks a model. Both are graded by the study's own grader, as if the agent had answered so.
+The first two ask no model, the third asks the advisor and nobody else. All are graded by the study's own grader, as if the agent had
+answered so; the third is less the price of advice.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
-from tutelage.errors import MissingExtra
+from tutelage.advice import Advice, Advisor, Question
+from tutelage.errors import MissingExtra, ModelFailed
 from tutelage.grader import Grader
 from tutelage.graders.load import grade_episode
 from tutelage.knowledge import Exemplar
@@ -17,10 +20,14 @@ from tutelage.records import Completion, Episode, Message, Segment, Step, StopRe
 from tutelage.retrieval.embedders import load_embedder
 from tutelage.retrieval.index import By, Index
 from tutelage.study.results import CheapResult
+from tutelage.study.tables import ASK
+from tutelage.task_formats.choices import choices_of
 
 CANDIDATES = 10
 """So many of the most frequent training answers are tried as the constant one, on at most `TRIED_ON` training tasks."""
 TRIED_ON = 200
+AT_ONCE = 16
+"""So many questions are put to the advisor at once."""
 
 
 async def cheap_answers(train: Sequence[Task], test: Sequence[Task], grader: Grader) -> list[CheapResult]:
@@ -99,3 +106,50 @@ def _shown(case: Exemplar) -> str:
 def _mean(scores: Sequence[float | None]) -> float:
     known = [score for score in scores if score is not None]
     return sum(known) / len(known) if known else 0.0
+
+
+async def advisor_answers(advisor: Advisor | None, prices: Sequence[float], test: Sequence[Task], grader: Grader) -> list[CheapResult]:
+    """Always asking, at each of the prices; nothing without an advisor, and where it is a person, whom a baseline is not worth.
+
+    Where the advisor has no answer nothing is handed over, at no price: that scores 0. Not graded, and a call that failed, are None.
+    """
+    if advisor is None or not prices or advisor.name.partition(":")[0] == "person":
+        return []
+    told = [answer for start in range(0, len(test), AT_ONCE) for answer in await _told(advisor, test[start : start + AT_ONCE])]
+    scores = [await _handed_over(answer, task, grader) for answer, task in zip(told, test, strict=True)]
+    costs = [1.0 if isinstance(answer, Advice) else 0.0 for answer in told]
+    return [
+        CheapResult(
+            name=ASK if len(prices) == 1 else f"{ASK} at {price:g}",
+            scores=tuple(None if score is None else score - cost * price for score, cost in zip(scores, costs, strict=True)),
+        )
+        for price in prices
+    ]
+
+
+async def _told(advisor: Advisor, tasks: Sequence[Task]) -> list[Advice | ModelFailed | None]:
+    async def ask(task: Task) -> Advice | ModelFailed | None:
+        choices = tuple(choices_of(task))
+        question = Question(text=task.text, choices=choices, agent_version=ASK, task_id=task.id, episode=f"{ASK}/{task.id}")
+        try:
+            return await getattr(advisor, "in_short", advisor).ask(question)
+        except ModelFailed as failed:
+            return failed
+
+    return await asyncio.gather(*(ask(task) for task in tasks))
+
+
+async def _handed_over(answer: Advice | ModelFailed | None, task: Task, grader: Grader) -> float | None:
+    if isinstance(answer, ModelFailed):
+        return None
+    if answer is None:
+        return 0.0
+    said = Message(role="assistant", content=answer.answer)
+    episode = Episode(
+        task_id=task.id,
+        agent_version=ASK,
+        segments=(Segment(context=task.messages, steps=(Step(completion=Completion(message=said)),)),),
+        answer=answer.answer,
+        stop=StopReason.ANSWERED,
+    )
+    return (await grade_episode(grader, task, episode)).score

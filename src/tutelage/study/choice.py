@@ -1,4 +1,5 @@
-"""Which arm is worth it: better than the baseline beyond doubt, and of two such arms within noise of each other the cheaper."""
+"""Which arm is worth it: better than the baseline beyond doubt, and of two such arms within noise of each other the cheaper,
+unless only the dearer is shown to beat what needs no model."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ class Choice(Record):
     """The arm worth it. `rival` is the other of the two best arms, `against_rival` the comparison (chosen minus rival).
 
     `saving` is the share of the cost of use that the chosen arm saves against a rival with a higher score, and `measure` what it saves
-    ("fewer tokens"); None where the chosen arm itself has the highest score.
+    ("fewer tokens"); None where the chosen arm itself has the highest score. `unbeaten`: what needs no model, that the chosen arm is
+    shown to beat and a cheaper rival, which would else have been chosen, is not.
     """
 
     arm: str
@@ -24,6 +26,7 @@ class Choice(Record):
     against_rival: Comparison | None = None
     saving: float | None = None
     measure: str = ""
+    unbeaten: tuple[str, ...] = ()
 
 
 def is_better(arm: ArmReport) -> bool:
@@ -36,10 +39,15 @@ def is_worse(arm: ArmReport) -> bool:
     return arm.p_holm is not None and arm.p_holm < ALPHA and arm.delta is not None and arm.delta < 0
 
 
-def choose(arms: Sequence[ArmReport], compare: Callable[[str, str], Comparison]) -> Choice | None:
+def choose(
+    arms: Sequence[ArmReport],
+    compare: Callable[[str, str], Comparison],
+    beaten: Callable[[str], frozenset[str]] = lambda arm: frozenset(),
+) -> Choice | None:
     """The arm worth it; None where none is better than the first arm, the baseline.
 
-    `compare(one, other)` is the paired comparison of two arms by name, other minus one.
+    `compare(one, other)` is the paired comparison of two arms by name, other minus one. `beaten(arm)`: which of the answers that need no
+    model the arm is shown to beat; a cheaper arm that beats fewer of them is not preferred.
     """
     better = sorted((arm for arm in arms[1:] if is_better(arm)), key=lambda arm: arm.score or 0.0, reverse=True)
     if not better:
@@ -49,9 +57,12 @@ def choose(arms: Sequence[ArmReport], compare: Callable[[str, str], Comparison])
     best, second = better[0], better[1]
     within_noise = not differs(compare(best.name, second.name))
     saving, measure = saved(second.use, best.use)
-    if within_noise and saving >= SAVING:
-        return Choice(arm=second.name, rival=best.name, against_rival=compare(best.name, second.name), saving=saving, measure=measure)
-    return Choice(arm=best.name, rival=second.name, against_rival=compare(second.name, best.name))
+    unbeaten = tuple(sorted(beaten(best.name) - beaten(second.name)))
+    if not within_noise or saving < SAVING:
+        return Choice(arm=best.name, rival=second.name, against_rival=compare(second.name, best.name))
+    if unbeaten:
+        return Choice(arm=best.name, rival=second.name, against_rival=compare(second.name, best.name), unbeaten=unbeaten)
+    return Choice(arm=second.name, rival=best.name, against_rival=compare(best.name, second.name), saving=saving, measure=measure)
 
 
 def differs(comparison: Comparison) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from tutelage.errors import InputError
 from tutelage.graders.load import make_grader
 from tutelage.learner import Learner
 from tutelage.records import Task
+from tutelage.study.advisors import build_advisor
 from tutelage.study.build import build_agent, build_environment, build_learner, generate_tasks
 from tutelage.study.run import Study
 from tutelage.study.sections import AgentFile, Named, StudyFile, TasksFile
@@ -45,22 +46,26 @@ def load_study(
     train, test = _at(source, ("tasks",), lambda: _read_splits(parsed.tasks, folder))
     if check_models:
         _at(source, ("agent",), agent.load)
-    environment = parsed.environment
+    train, test = train[:limit], test[:limit]
+    run = out if out is not None else Path("runs") / parsed.name
+    environment, advisor = parsed.environment, parsed.advisor
+    asked: dict[str, Any] = {"tasks": (*train, *test), "place": Path(run) / "experience.sqlite", "folder": folder}
     return Study(
         name=parsed.name,
         agent=agent,
-        train=train[:limit],
-        test=test[:limit],
+        train=train,
+        test=test,
         grader=_at(source, ("grader",), lambda: make_grader(parsed.grader, folder)),
         learners=_learners(source, parsed.learners, folder),
         agents=_other_agents(source, parsed, folder),
         environment=_at(source, ("environment",), lambda: build_environment(environment, folder)) if environment else None,
+        advisor=_at(source, (), lambda: build_advisor(advisor, **asked)) if advisor else None,
         budget=parsed.budget,
         seeds=tuple(parsed.seeds),
         curve=tuple(parsed.curve),
         concurrency=parsed.concurrency,
         prices=parsed.prices,
-        out=out if out is not None else Path("runs") / parsed.name,
+        out=run,
         **options,
     )
 
@@ -109,12 +114,18 @@ def _other_agents(source: YamlFile, parsed: StudyFile, folder: Path) -> dict[str
     for name, changes in parsed.agents.items():
         where = ("agents", name)
         try:
-            section = AgentFile.model_validate({**parsed.agent.model_dump(exclude_unset=True), **changes})
+            section = AgentFile.model_validate({**parsed.agent.model_dump(exclude_unset=True), **_varied(parsed.agent, changes)})
         except ValidationError as invalid:
             problem = invalid.errors()[0]
             raise source.error(problem["msg"], (*where, *problem["loc"])) from None
         agents[name] = _at(source, where, lambda section=section: build_agent(section, folder))  # type: ignore[misc]
     return agents
+
+
+def _varied(agent: AgentFile, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes; those of the executor are made to the agent's own, key by key."""
+    own, wanted = agent.executor, changes.get("executor")
+    return {**changes, "executor": {**own, **wanted}} if isinstance(own, dict) and isinstance(wanted, dict) else dict(changes)
 
 
 def _at(source: YamlFile, where: Where, build: Callable[[], T]) -> T:

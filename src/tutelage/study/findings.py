@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from tutelage.records import Record
+from tutelage.study.advised import advice_method, advice_words
 from tutelage.study.choice import Choice, differs, is_better, is_worse
 from tutelage.study.results import ArmReport, CheapReport, Report
 from tutelage.study.statistics import (
@@ -21,7 +22,20 @@ from tutelage.study.statistics import (
     fewest_tasks,
     smallest_detectable,
 )
-from tutelage.study.tables import cheap_label, count, duration, interval, money, number, p_value, signed, signed_interval
+from tutelage.study.tables import (
+    always_asks,
+    cheap_label,
+    cheap_words,
+    count,
+    duration,
+    interval,
+    money,
+    number,
+    p_value,
+    quoted,
+    signed,
+    signed_interval,
+)
 
 SURE = f"{LEVEL:.0%}"
 TESTS = {"mcnemar": "the exact McNemar test", "sign_flip": "a sign-flip permutation test"}
@@ -84,6 +98,7 @@ def recommend(evidence: Evidence) -> str:
     parts = (
         _on_cheap,
         _on_rival,
+        _on_advice,
         _on_costs,
         _on_prices,
         _on_worse,
@@ -95,11 +110,6 @@ def recommend(evidence: Evidence) -> str:
     )
     details = [line for part in (*parts, _on_looks, _on_tests) for line in part(evidence)]
     return "\n".join([_headline(evidence), *details])
-
-
-def quoted(name: str) -> str:
-    """A name as it stands in the words; renderings may set it apart."""
-    return f"`{' '.join(name.replace('`', chr(39)).split())}`"
 
 
 # The headline
@@ -123,10 +133,16 @@ def _headline_of(arm: ArmReport, evidence: Evidence) -> str:
     scores = f"{quoted(arm.name)} scores {number(arm.score)} and the baseline {number(evidence.arms[0].score)}"
     corrected = f", corrected for {len(evidence.compared)} comparisons" if len(evidence.compared) > 1 else ""
     gain = f"{scores}, a gain of {signed(arm.delta or 0.0)} ({SURE} interval {signed_interval(arm.delta_ci)}, {_p(arm.p_holm)}{corrected})"
-    unbeaten = [f"the {cheap_label(name)}" for name, found in evidence.against_cheap.items() if found.n and not _beats(found)]
+    unbeaten = [cheap_words(name) for name, found in evidence.against_cheap.items() if found.n and not _beats(found)]
     if unbeaten:
-        return f"Better than the baseline, but not shown to be better than {_listed(unbeaten)}, which needs no language model: {gain}."
+        return f"Better than the baseline, but not shown to be better than {_unbeaten(unbeaten)}: {gain}."
     return f"Worth it: {gain}."
+
+
+def _unbeaten(cheap: Sequence[tuple[str, str]]) -> str:
+    """`the constant answer and the nearest case's answer, which needs no language model`."""
+    kinds = list(dict.fromkeys(lacks for _, lacks in cheap))
+    return "; nor than ".join(f"{_listed([label for label, of in cheap if of == lacks])}, which {lacks}" for lacks in kinds)
 
 
 # The details, one function a subject
@@ -143,7 +159,7 @@ def _on_cheap(evidence: Evidence) -> Iterator[str]:
         if found.delta is None:
             continue
         against = f"by {signed(found.delta)} ({SURE} interval {signed_interval(found.interval)}, {_p(found.p)}, uncorrected)"
-        told = f"the {cheap_label(cheap.name)}, which needs no language model and scores {number(cheap.score)}"
+        told = "{}, which {} and scores {}".format(*cheap_words(cheap.name), number(cheap.score))
         if _beats(found):
             yield f"{arm} beats {told}, {against}."
         elif differs(found):
@@ -155,8 +171,12 @@ def _on_cheap(evidence: Evidence) -> Iterator[str]:
 def _on_cheap_alone(scored: Sequence[CheapReport], evidence: Evidence) -> Iterator[str]:
     if not scored:
         return
-    listed = _listed([f"the {cheap_label(cheap.name)} scores {number(cheap.score)}" for cheap in scored])
-    yield f"For scale, without a language model: {listed}."
+    without = [f"the {cheap_label(cheap.name)} scores {number(cheap.score)}" for cheap in scored if not always_asks(cheap.name)]
+    asking = [f"the {cheap_label(cheap.name)} scores {number(cheap.score)}" for cheap in scored if always_asks(cheap.name)]
+    if without:
+        yield f"For scale, without a language model: {_listed(without)}."
+    if asking:
+        yield f"For scale, without the agent, its price taken off: {_listed(asking)}."
     top = max(arm.score for arm in evidence.arms if arm.score is not None) if any(arm.score is not None for arm in evidence.arms) else None
     above = [f"the {cheap_label(cheap.name)}" for cheap in scored if top is not None and cheap.score is not None and cheap.score > top]
     if above:
@@ -176,7 +196,13 @@ def _on_rival(evidence: Evidence) -> Iterator[str]:
     elif differs(found):
         yield f"{quoted(choice.arm)} is also better than the next best arm, {score}: {against}."
     else:
-        yield f"{quoted(choice.arm)} cannot be told apart from the next best arm, {score}: {against}. That one is not clearly cheaper."
+        missing = _listed([f"the {cheap_label(name)}" for name in choice.unbeaten])
+        why = f"cheaper, but not shown to beat {missing}" if missing else "not clearly cheaper"
+        yield f"{quoted(choice.arm)} cannot be told apart from the next best arm, {score}: {against}. That one is {why}."
+
+
+def _on_advice(evidence: Evidence) -> Iterator[str]:
+    yield from advice_words(evidence.arms)
 
 
 def _on_costs(evidence: Evidence) -> Iterator[str]:
@@ -312,6 +338,7 @@ def _method(report: Report) -> Iterator[str]:
         f"Score: the mean over those of the {report.tasks.test:,} test tasks that were graded (n); no learner has seen them. Under several "
         "seeds a task's score is the mean over its seeds, so that a task counts once."
     )
+    yield from advice_method(report)
     yield (
         f"Intervals ({SURE}): Wilson's for scores of 0 and 1, otherwise a bootstrap over tasks (BCa, {RESAMPLES:,} resamples, seed "
         f"{report.seed}). They tell how the score may differ on other tasks of this kind; they do not cover the randomness of learning."
@@ -325,7 +352,7 @@ def _method(report: Report) -> Iterator[str]:
         f"two-sided (exact where at most {EXACT_UP_TO} tasks differ, else {RESAMPLES:,} flips). p (Holm) is corrected for the number of "
         f"arms; below {ALPHA} counts as significant."
     )
-    if report.cheap:
+    if any(not always_asks(cheap.name) for cheap in report.cheap):
         yield (
             "Without a language model: the constant answer is the training answer that scores best on training tasks; the nearest case's "
             "answer repeats the most similar training task's. An arm that does not beat them does no better than a lookup."

@@ -49,7 +49,7 @@ def forecast(study: Study) -> Forecast:
     testing = len(study.test) * len(study.seeds) * (1 + len(study.agents) + len(study.learners))
     curve = len(study.test) * len([n for n in set(study.curve) if n < len(study.train)]) * len(study.learners)
     episodes = learning + testing + curve
-    turns = 1 if study.agent.stop_on_tool or not study.agent.tools else 2
+    turns = _turns(study.agent)
     calls = episodes * min(turns, study.agent.limits.steps)
     tokens_in, tokens_out = _tokens_a_call(study)
     price = _price(study)
@@ -66,6 +66,13 @@ def forecast(study: Study) -> Forecast:
         detectable=smallest_detectable(len(study.test)),
         notes=(f"{turns} model turn(s) an episode are assumed", f"a token is taken as {CHARACTERS_PER_TOKEN} characters", note),
     )
+
+
+def _turns(agent: Agent) -> int:
+    """Model turns an episode: an answer, a tool call and an answer, or in a session three actions, as after advice."""
+    if agent.executor is not None:
+        return 3
+    return 1 if agent.stop_on_tool or not agent.tools else 2
 
 
 def _tokens_a_call(study: Study) -> tuple[int, int]:

@@ -16,18 +16,20 @@ from pydantic import Field, JsonValue, ValidationError
 
 from tutelage.adapter import Adapter, read_adapter, verify
 from tutelage.agent import Agent
+from tutelage.budget import Cost
 from tutelage.errors import InputError, StoreError
+from tutelage.executor import AgileExecutor
 from tutelage.experience.store import to_json
 from tutelage.files import write_atomically
 from tutelage.knowledge import Knowledge
-from tutelage.practice import Cost
 from tutelage.records import Record
+from tutelage.study.executors import executor_with
 
 
 class LearnedAgent(Record):
     """`fingerprint` is the hash of everything that learning depended on; `agent` describes the learned agent for people.
 
-    facts: what the learner noted of its own work.
+    executor: the settings of the agent's executor that were learned. facts: what the learner noted of its own work.
     """
 
     fingerprint: str
@@ -36,6 +38,7 @@ class LearnedAgent(Record):
     cost: Cost
     knowledge: Knowledge
     adapter: Adapter | None = None
+    executor: dict[str, JsonValue] = Field(default_factory=dict)
     agent: dict[str, Any] = Field(default_factory=dict)
     facts: dict[str, JsonValue] = Field(default_factory=dict)
 
@@ -89,7 +92,10 @@ def wearing(base: Agent, learned: LearnedAgent) -> Agent:
         adapter = base.adapter  # learning left the weights as they were
     elif adapter is not None:
         adapter = found_adapter(adapter, f"`{learned.arm}`")
-    return base.but(knowledge=learned.knowledge, adapter=adapter)
+    executor = base.executor
+    if learned.executor and isinstance(executor, AgileExecutor):
+        executor = executor_with(executor, learned.executor)
+    return base.but(knowledge=learned.knowledge, adapter=adapter, executor=executor)
 
 
 def found_adapter(adapter: Adapter, whose: str) -> Adapter:

@@ -10,6 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from tutelage.records import Record
+from tutelage.study.practised import ASK_CURVE, fact_of
 from tutelage.study.results import ArmReport, ArmResult, CheapReport, Report
 from tutelage.study.statistics import Interval
 from tutelage.study.tables import cheap_label, count, duration, money, number
@@ -39,6 +40,7 @@ class Plots(Record):
     scores: Plot | None
     costs: tuple[Plot, ...]
     experience: Plot | None
+    advice: tuple[Plot, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -49,7 +51,9 @@ def make_plots(report: Report, arms: Sequence[ArmResult], recommended: str | Non
     marks = {arm.name: Mark.of(place, arm, recommended) for place, arm in enumerate(report.arms)}
     costs, notes = _cost_plots(report, marks) if len(report.arms) > 1 else ((), ())
     experience = _experience_plot(report, arms, marks) if len(report.arms) > 1 else None
-    return Plots(scores=_score_plot(report, marks), costs=costs, experience=experience, notes=notes)
+    drawn = (_advice_plot(report, marks), _stream_plot(report, marks), _threshold_plot(report, marks))
+    advice = tuple(plot for plot in drawn if plot)
+    return Plots(scores=_score_plot(report, marks), costs=costs, experience=experience, advice=advice, notes=notes)
 
 
 class Mark(Record):
@@ -216,8 +220,8 @@ def _curve(measured: ArmResult) -> list[tuple[float, float | None]]:
     return [(float(point.n), point.score) for point in measured.curve]
 
 
-def _path(points: Sequence[tuple[float, float | None]], arm: ArmReport, mark: Mark, dash: str) -> Figure:
-    """A line through points whose last one carries the arm's letter."""
+def _path(points: Sequence[tuple[float, float | None]], arm: ArmReport, mark: Mark, dash: str, form: str = ",.0f") -> Figure:
+    """A line through points whose last one carries the arm's letter. form: how their places are written."""
     before = len(points) - 1
     return go.Scatter(
         x=[x for x, _ in points],
@@ -228,9 +232,84 @@ def _path(points: Sequence[tuple[float, float | None]], arm: ArmReport, mark: Ma
         textfont={"color": "var(--on-mark)", "size": 11},
         marker={"color": mark.colour, "size": [*[7] * before, 21], "opacity": 1, "line": {"width": 0}},
         line={"color": mark.colour, "width": 2, "dash": dash},
-        hovertext=[f"{_escaped(arm.name)}<br>{x:,.0f}: {number(y)}" for x, y in points],
+        hovertext=[f"{_escaped(arm.name)}<br>{x:{form}}: {number(y)}" for x, y in points],
         hoverinfo="text",
     )
+
+
+# Advice
+
+
+def _advice_plot(report: Report, marks: dict[str, Mark]) -> Plot | None:
+    """Total score (lettered dots) and accuracy (open circles above them) against advice rate; None where no arm can ask."""
+    shown = [(arm, arm.advice) for arm in report.arms if arm.advice is not None and arm.advice.rate is not None]
+    if not shown:
+        return None
+    rates = [advice.rate for _, advice in shown]
+    totals = go.Scatter(
+        x=rates,
+        y=[advice.total for _, advice in shown],
+        error_y=_error([(advice.total, advice.total_ci) for _, advice in shown], "var(--faint)"),
+        **_lettered([marks[arm.name] for arm, _ in shown]),
+        hovertext=[f"{_hover(arm)}<br>advice rate: {number(advice.rate)}" for arm, advice in shown],
+        hoverinfo="text",
+    )
+    colours = [marks[arm.name].colour for arm, _ in shown]
+    accuracies = go.Scatter(
+        x=rates,
+        y=[advice.accuracy for _, advice in shown],
+        mode="markers",
+        marker={"symbol": "circle-open", "size": 11, "color": colours, "line": {"width": 2}},
+        hovertext=[f"{_escaped(arm.name)}<br>accuracy {number(advice.accuracy)}" for arm, advice in shown],
+        hoverinfo="text",
+    )
+    figure = go.Figure([accuracies, totals])
+    _lay_out(figure, x="advice rate", y="score")
+    figure.update_xaxes(range=[-0.05, 1.05])
+    figure.update_yaxes(range=_score_range([arm for arm, _ in shown]))
+    parts = (f"{arm.name}: advice {number(of.rate)}, accuracy {number(of.accuracy)}, total {number(of.total)}" for arm, of in shown)
+    title = "Total score (letters) and accuracy (circles) against advice rate"
+    return Plot(id="plot-advice", title=title, summary="; ".join(parts), height=300, figure=_data(figure))
+
+
+def _stream_plot(report: Report, marks: dict[str, Mark]) -> Plot | None:
+    """The advice rate over the stream, a line an arm that can ask; None where no stream is long enough."""
+    asking = [(arm, arm.advice) for arm in report.arms if arm.advice is not None and arm.advice.price is not None and arm.advice.blocks]
+    if not asking:
+        return None
+    lines = [
+        _path(
+            [(block.first + block.sessions / 2, block.rate) for block in advice.blocks], arm, marks[arm.name], DASHES[place % len(DASHES)]
+        )
+        for place, (arm, advice) in enumerate(asking)
+    ]
+    figure = go.Figure(lines)
+    _lay_out(figure, x="place in the stream", y="advice rate")
+    figure.update_yaxes(range=[-0.04, 1.04])
+    last = (f"{arm.name}: {number(of.blocks[0].rate)} at first, {number(of.blocks[-1].rate)} at last" for arm, of in asking)
+    return Plot(id="plot-stream", title="Advice rate over the stream", summary="; ".join(last), height=300, figure=_data(figure))
+
+
+def _threshold_plot(report: Report, marks: dict[str, Mark]) -> Plot | None:
+    """What each threshold brought on the training tasks: total score against advice rate, a line an arm that learned when to ask."""
+    curves = [(arm, points) for arm in report.arms if (points := _ask_curve(arm))]
+    if not curves:
+        return None
+    lines = [_path(points, arm, marks[arm.name], DASHES[place % len(DASHES)], ".2f") for place, (arm, points) in enumerate(curves)]
+    figure = go.Figure(lines)
+    _lay_out(figure, x="advice rate", y="total score")
+    figure.update_xaxes(range=[-0.05, 1.05])
+    best = ((arm, max(points, key=lambda point: point[1] or 0.0)) for arm, points in curves)
+    words = "; ".join(f"{arm.name}: best at advice rate {number(rate)}, total score {number(total)}" for arm, (rate, total) in best)
+    title = "Total score against advice rate, by threshold, on the training tasks"
+    return Plot(id="plot-threshold", title=title, summary=words, height=300, figure=_data(figure))
+
+
+def _ask_curve(arm: ArmReport) -> list[tuple[float, float | None]]:
+    noted = fact_of(arm.facts, ASK_CURVE)
+    points = [point for point in noted if isinstance(point, dict)] if isinstance(noted, list) else []
+    pairs = [(point.get("advice_rate"), point.get("reward")) for point in points]
+    return [(float(rate), float(reward)) for rate, reward in pairs if isinstance(rate, int | float) and isinstance(reward, int | float)]
 
 
 # Parts

@@ -12,6 +12,8 @@ from tutelage.study.tables import NONE, Table, count
 SOLVED = "solved_by_attempt"
 """The fact that holds how many training tasks were solved within 1, 2, ... attempts; `practice_tasks` is how many there were."""
 TASKS = "practice_tasks"
+ASK_CURVE = "ask_curve"
+"""The fact that holds advice rate and scores by threshold; a plot shows it."""
 
 
 def practice_tables(report: Report) -> tuple[Table, ...]:
@@ -20,14 +22,14 @@ def practice_tables(report: Report) -> tuple[Table, ...]:
 
 
 def _solved(report: Report) -> Table | None:
-    rows = {arm.name: solved for arm in report.arms if (solved := _numbers(_fact(arm.facts, SOLVED)))}
+    rows = {arm.name: solved for arm in report.arms if (solved := _numbers(fact_of(arm.facts, SOLVED)))}
     if not rows:
         return None
     most = max(len(solved) for solved in rows.values())
     return Table(
         title="Training tasks solved while practising, within so many attempts",
         columns=("arm", "tasks", *(f"{n}" for n in range(1, most + 1))),
-        rows=tuple((arm.name, _cell(_fact(arm.facts, TASKS)), *_row(rows[arm.name], most)) for arm in report.arms if arm.name in rows),
+        rows=tuple((arm.name, _cell(fact_of(arm.facts, TASKS)), *_row(rows[arm.name], most)) for arm in report.arms if arm.name in rows),
         pairs=True,
     )
 
@@ -44,7 +46,7 @@ def _others(arm: ArmReport) -> Iterator[str]:
     last = ""
     for name, value in arm.facts.items():
         part, _, fact = name.rpartition(".")
-        if fact in (SOLVED, TASKS) or not _says_something(value):
+        if fact in (SOLVED, TASKS, ASK_CURVE) or not _says_something(value):
             continue
         yield f"{part}: {_said(fact, value)}" if part != last and part else _said(fact, value)
         last = part
@@ -59,7 +61,8 @@ def _said(fact: str, value: JsonValue) -> str:
     return words if value is True else f"{words} {_cell(value)}" if not isinstance(value, str) else f"{words}: {value}"
 
 
-def _fact(facts: Mapping[str, JsonValue], name: str) -> JsonValue:
+def fact_of(facts: Mapping[str, JsonValue], name: str) -> JsonValue:
+    """The learner's fact of that name, or that of a part of a curriculum."""
     return next((value for key, value in facts.items() if key.rpartition(".")[2] == name), None)
 
 

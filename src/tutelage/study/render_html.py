@@ -17,12 +17,13 @@ from string import Template
 
 from plotly.offline import get_plotlyjs
 
+from tutelage.study.advised import advice_tables
 from tutelage.study.cases import Kind, Reading, arm_to_read, labels, of_kind, readings, score_words, shortened, tally
 from tutelage.study.findings import findings
 from tutelage.study.plots import Mark, Plot, Plots, make_plots
 from tutelage.study.practised import practice_tables
 from tutelage.study.results import ArmResult, Case, CaseAnswer, CheapResult, Report
-from tutelage.study.tables import NONE, Table, cheap_label, cost_table, score_table
+from tutelage.study.tables import NONE, Table, always_asks, cheap_label, cost_table, score_table
 
 CASES_OF_A_KIND = 100
 LONGEST = 3_000
@@ -52,7 +53,8 @@ def render_html(
         facts=_facts(report),
         details="".join(f"<li>{detail}</li>" for detail in details),
         score_table=_table(score_table(report, recommended), marks),
-        score_plot=_figure(plots.scores, "Dots with 95% intervals; open diamonds and dotted lines need no language model."),
+        score_plot=_figure(plots.scores, _score_caption(report)),
+        advice=_advice(report, plots, marks),
         cost_table=_table(cost_table(report, recommended), marks),
         cost_plots=_cost_plots(plots, report, marks),
         experience=_experience(plots),
@@ -128,6 +130,26 @@ def _cost_plots(plots: Plots, report: Report, marks: Sequence[Mark]) -> str:
     return f'<ul class="legend">{"".join(names)}</ul><div class="plots">{drawn}</div>{notes}'
 
 
+def _score_caption(report: Report) -> str:
+    asking = ", or hand over what the advisor says" if any(always_asks(cheap.name) for cheap in report.cheap) else ""
+    return f"Dots with 95% intervals; open diamonds and dotted lines need no language model{asking}."
+
+
+def _advice(report: Report, plots: Plots, marks: Sequence[Mark]) -> str:
+    tables = advice_tables(report)
+    if not tables:
+        return ""
+    title = '<section aria-labelledby="advice-title"><h2 id="advice-title">Advice</h2>'
+    drawn = "".join(_figure(plot, titled=True) for plot in plots.advice)
+    return f'{title}{_marked(report, tables, marks)}<div class="plots">{drawn}</div></section>\n'
+
+
+def _marked(report: Report, tables: Sequence[Table], marks: Sequence[Mark]) -> str:
+    """Tables whose rows each belong to the arm that they begin with."""
+    by_arm = {arm.name: mark for arm, mark in zip(report.arms, marks, strict=True)}
+    return "".join(f"<h3>{escape(table.title)}</h3>{_table(table, [by_arm[row[0]] for row in table.rows])}" for table in tables)
+
+
 def _experience(plots: Plots) -> str:
     if plots.experience is None:
         return ""
@@ -139,8 +161,7 @@ def _practice(report: Report, marks: Sequence[Mark]) -> str:
     tables = practice_tables(report)
     if not tables:
         return ""
-    by_arm = {arm.name: mark for arm, mark in zip(report.arms, marks, strict=True)}
-    shown = "".join(f"<h3>{escape(table.title)}</h3>{_table(table, [by_arm[row[0]] for row in table.rows])}" for table in tables)
+    shown = _marked(report, tables, marks)
     return f'<section aria-labelledby="practice-title"><h2 id="practice-title">What practice brought</h2>{shown}</section>'
 
 
@@ -207,7 +228,7 @@ def _scripts(plots: Plots) -> list[str]:
 
 def _data_script(plots: Plots) -> str:
     """The figures as inert JSON; `<` is escaped so that no text can end the element."""
-    drawn: Iterable[Plot | None] = (plots.scores, *plots.costs, plots.experience)
+    drawn: Iterable[Plot | None] = (plots.scores, *plots.advice, *plots.costs, plots.experience)
     data = [plot.model_dump(include={"id", "height", "figure"}) for plot in drawn if plot]
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     return f'<script type="application/json" id="plots">{text}</script>'

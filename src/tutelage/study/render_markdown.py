@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from tutelage.study.advised import advice_tables
 from tutelage.study.cases import Kind, Reading, arm_to_read, labels, of_kind, readings, score_words, shortened, tally
 from tutelage.study.findings import findings
 from tutelage.study.practised import practice_tables
@@ -28,7 +29,8 @@ def render_markdown(report: Report, cheap: Sequence[CheapResult] = (), cases: Se
         f"{counts}, looks at the test split: {report.test_looks}.",
         "",
     ]
-    for table in (score_table(report, recommended), cost_table(report, recommended), *practice_tables(report)):
+    scores, costs = score_table(report, recommended), cost_table(report, recommended)
+    for table in (scores, *advice_tables(report), costs, *practice_tables(report)):
         lines += [f"**{table.title}**", "", *_table(table), ""]
     lines += ["## What to know", "", *(f"- {detail}" for detail in words.details)]
     lines += [f"- The {cheap_label(result.name)}: {_inline(shortened(result.note, LONGEST))}" for result in cheap if result.note]

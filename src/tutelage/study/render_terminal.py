@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from tutelage.study.advised import advice_tables
 from tutelage.study.findings import findings
 from tutelage.study.practised import practice_tables
 from tutelage.study.results import Report
@@ -25,7 +26,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
     out.print(Text(f"Study {report.study}: {report.tasks.train:,} training and {report.tasks.test:,} test tasks", style="dim"))
     out.print()
     out.print(Text(words.headline, style="bold"))
-    for table in (score_table(report), cost_table(report), *practice_tables(report)):
+    for table in (score_table(report), *advice_tables(report), cost_table(report), *practice_tables(report)):
         out.print()
         out.print(Text(table.title, style="bold"))
         out.print(_rich(table, out.width))

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from tutelage.errors import InputError
 from tutelage.files import write_atomically
 from tutelage.study.abstentions import abstentions
-from tutelage.study.choice import Choice, choose
+from tutelage.study.advice import advice_reports
+from tutelage.study.choice import Choice, choose, differs
 from tutelage.study.findings import Evidence, recommend
 from tutelage.study.render_html import render_html
 from tutelage.study.render_markdown import render_markdown
@@ -40,7 +41,7 @@ def make_report(
     compared = _Compared(arms, cheap, seed)
     reported = compared.arms()
     cheap_reports = tuple(_cheap_report(result, compared.cheap_scores[result.name], seed) for result in cheap)
-    choice = choose(reported, compared.between)
+    choice = choose(reported, compared.between, compared.beaten)
     evidence = Evidence(
         arms=reported,
         cheap=cheap_reports,
@@ -66,9 +67,10 @@ def make_report(
     )
 
 
-def recommended(report: Report, arms: Sequence[ArmResult]) -> Choice | None:
+def recommended(report: Report, arms: Sequence[ArmResult], cheap: Sequence[CheapResult] = ()) -> Choice | None:
     """The arm that the report calls worth it."""
-    return choose(report.arms, _Compared(arms, (), report.seed).between)
+    compared = _Compared(arms, cheap, report.seed)
+    return choose(report.arms, compared.between, compared.beaten)
 
 
 class _Compared:
@@ -80,6 +82,7 @@ class _Compared:
         self.cheap_scores = {result.name: _cheap_scores(result, arms[0]) for result in cheap}
         self.baseline = arms[0].name
         self.abstained = abstentions(arms, seed)
+        self.advice = advice_reports(arms, seed)
         self.with_baseline = {arm.name: self.between(self.baseline, arm.name) for arm in arms[1:]}
 
     def between(self, one: str, other: str) -> Comparison:
@@ -90,6 +93,11 @@ class _Compared:
         """The arm minus a cheap baseline; an arm's score on a task is first averaged over its seeds."""
         of_arm = {(task_id, 0): score for task_id, score in task_scores(self.scores[arm]).items()}
         return compare(self.cheap_scores[cheap], of_arm, self.seed)
+
+    def beaten(self, arm: str) -> frozenset[str]:
+        """The cheap baselines that the arm is shown to beat."""
+        found = {name: self.with_cheap(arm, name) for name in self.cheap_scores}
+        return frozenset(name for name, one in found.items() if differs(one) and (one.delta or 0.0) > 0)
 
     def arms(self) -> tuple[ArmReport, ...]:
         """Every arm as it is reported, the baseline first."""
@@ -115,6 +123,7 @@ class _Compared:
             use=_use(arm.rows),
             facts=arm.facts,
             abstained=self.abstained.get(arm.name),
+            advice=self.advice.get(arm.name),
         )
 
 
@@ -148,7 +157,7 @@ def write_report(
     folder: str | Path, report: Report, arms: Sequence[ArmResult], cheap: Sequence[CheapResult] = (), cases: Sequence[Case] = ()
 ) -> None:
     """Write `report.html`, `report.md` and `report.json` into the folder, each whole or not at all. Raises `StoreError`."""
-    choice = recommended(report, arms)
+    choice = recommended(report, arms, cheap)
     best = choice.arm if choice else None
     files: Mapping[str, str] = {
         "report.html": render_html(report, arms, cheap, cases, best),

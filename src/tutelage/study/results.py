@@ -1,7 +1,7 @@
 """The frozen data of a study's report: what is measured (per episode), and what is reported (per arm).
 
 `Report` is a stable format: its fields, their names and their order are what `report.json` holds. What is unknown is null; `facts`,
-`abstained` and `warnings` stand there only where there are any.
+`abstained`, `advice` and `warnings` stand there only where there are any.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import BeforeValidator, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
-from tutelage.practice import Cost
+from tutelage.budget import Cost
 from tutelage.records import Record, StopReason
 from tutelage.study.statistics import Interval, Scores
 
@@ -28,7 +28,8 @@ Score = Annotated[float | None, BeforeValidator(_graded)]
 class TestRow(Record):
     """One test episode of one arm. `score` None: not graded (a score that is not finite becomes None). `words` are the grader's.
 
-    abstained: it is not graded because the grader abstained.
+    abstained: it is not graded because the grader abstained. asked: it got advice, whose price in units of reward is `paid`. place: how
+    many tasks stood before it in the order of a stream under its seed.
     """
 
     __test__: ClassVar[bool] = False  # pytest takes classes called Test* for tests
@@ -43,6 +44,14 @@ class TestRow(Record):
     stop: StopReason = StopReason.ANSWERED
     words: str = ""
     abstained: bool = False
+    asked: bool = False
+    paid: float = 0.0
+    place: int = 0
+
+    @property
+    def reward(self) -> float | None:
+        """The score less what was paid for advice: what arms are compared by."""
+        return self.score if self.score is None or not self.paid else self.score - self.paid
 
 
 class CurvePoint(Record):
@@ -56,7 +65,7 @@ class ArmResult(Record):
     """An arm as measured.
 
     learn: what learning it cost, over all seeds. experiences_used: exemplars, insights and reflections that the agent has. facts: what the
-    learner noted under the first seed. rows: its test episodes.
+    learner noted under the first seed. price: of advice, in units of reward (None: the agent cannot ask for any). rows: its test episodes.
     """
 
     name: str
@@ -66,16 +75,17 @@ class ArmResult(Record):
     experiences_used: int = 0
     curve: tuple[CurvePoint, ...] = ()
     facts: Mapping[str, JsonValue] = {}
+    price: float | None = None
     rows: tuple[TestRow, ...] = ()
 
     @property
     def scores(self) -> Scores:
-        """(task id, seed) -> score."""
-        return {(row.task_id, row.seed): row.score for row in self.rows}
+        """(task id, seed) -> score, less what was paid for advice."""
+        return {(row.task_id, row.seed): row.reward for row in self.rows}
 
 
 class CheapResult(Record):
-    """A baseline without a model. `scores`: one a test task, in the order of the baseline arm's rows of its first seed."""
+    """A baseline without the agent. `scores`: one a test task, in the order of the baseline arm's rows of its first seed."""
 
     name: str
     note: str = ""
@@ -124,10 +134,38 @@ class Abstained(Record):
     delta_ci: Interval | None = None
 
 
+class AdviceBlock(Record):
+    """The sessions at the places from `first` on, `sessions` of them under each seed: means over the graded ones (None: there is none)."""
+
+    first: int
+    sessions: int
+    rate: float | None
+    accuracy: float | None
+    total: float | None
+
+
+class AdviceReport(Record):
+    """Advice in an arm's test episodes, over the graded tasks: total = accuracy - price x rate, where all advice has that price.
+
+    price: of one advice, in units of reward (None: the agent cannot ask for any). rate: the share of episodes that got advice. accuracy:
+    the mean score before the price of advice. total: less that price, which is the arm's `score`. blocks: over the order of the stream.
+    """
+
+    price: float | None
+    rate: float | None
+    rate_ci: Interval | None
+    accuracy: float | None
+    accuracy_ci: Interval | None
+    total: float | None
+    total_ci: Interval | None
+    blocks: tuple[AdviceBlock, ...] = ()
+
+
 class ArmReport(Record):
     """An arm in the report. n: graded test tasks. delta, delta_ci, p, p_holm compare it with the baseline (None for the baseline).
 
-    abstained: where the grader abstained here or in the baseline.
+    score: the mean over tasks, less what was paid for advice. abstained: where the grader abstained here or in the baseline. advice: where
+    an arm of the study can ask for any.
     """
 
     name: str
@@ -144,14 +182,15 @@ class ArmReport(Record):
     use: UseCost
     facts: Mapping[str, JsonValue] = {}
     abstained: Abstained | None = None
+    advice: AdviceReport | None = None
 
     @model_serializer(mode="wrap")
     def _without_empty_facts(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in write(self).items() if key not in ("facts", "abstained") or value}
+        return {key: value for key, value in write(self).items() if key not in ("facts", "abstained", "advice") or value}
 
 
 class CheapReport(Record):
-    """A baseline without a model: `constant` or `nearest`."""
+    """A baseline without the agent: `constant`, `nearest`, or always asking for advice (`ask`, at several prices `ask at 0.3`)."""
 
     name: str
     score: float | None

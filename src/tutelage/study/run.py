@@ -15,7 +15,9 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from tutelage.advice import Advisor
 from tutelage.agent import Agent
+from tutelage.budget import Budget, Cost
 from tutelage.environment import EnvironmentFactory
 from tutelage.errors import InputError, MissingExtra
 from tutelage.experience.store import RunLock, Store
@@ -23,13 +25,14 @@ from tutelage.files import remove_leftovers, write_atomically
 from tutelage.grader import Grader
 from tutelage.history import merge, people_part
 from tutelage.learner import Learner, Need, learn_once
-from tutelage.practice import Budget, Collector, Cost, Job, Practice
+from tutelage.practice import Collector, Practice
 from tutelage.prices import Price
 from tutelage.progress import Progress
 from tutelage.records import Experience, Task, content_id
-from tutelage.study.cheap import cheap_answers
+from tutelage.study.advisors import bind_advisor, described_advisor, refuse_another
+from tutelage.study.cheap import advisor_answers, cheap_answers
 from tutelage.study.contamination import contamination_lines, find_contamination
-from tutelage.study.findings import quoted
+from tutelage.study.executors import executor_changes
 from tutelage.study.learned import (
     LearnedAgent,
     drop_checkpoints,
@@ -40,8 +43,10 @@ from tutelage.study.learned import (
     write_learned,
 )
 from tutelage.study.report import make_report, write_report
-from tutelage.study.results import ArmResult, Case, CaseAnswer, CheapResult, CurvePoint, Report, TestRow
+from tutelage.study.results import ArmResult, Case, CheapResult, CurvePoint, Report, TestRow
 from tutelage.study.shelf import RunShelf
+from tutelage.study.tables import quoted
+from tutelage.study.testing import answer_to_read, expected_to_read, price_of, rows_of, run_arm
 from tutelage.tasks import check_splits, reference_messages
 from tutelage.training.adapters import check_fits
 from tutelage.training.base import base_of
@@ -56,8 +61,10 @@ class Study:
 
     agent: the baseline. train, test: disjoint tasks; learners never get `test`. learners: arm name -> learner. agents: further arms that
     are used as they are (another model, say). seeds: each repeats learning and use. curve: also learn from only the first n training
-    tasks. out: the folder for the store, the learned agents and the report (None: kept in memory, nothing written). Running again
-    with the same folder continues where it was interrupted.
+    tasks. advisor: who is asked by agents whose executor lets them seek advice. out: the folder for the store, the learned agents and the
+    report (None: kept in memory, nothing written). Running again with the same folder continues where it was interrupted.
+
+    An agent with a memory that its sessions read or write is tested as a stream: one task after another, in an order that the seed decides.
     """
 
     agent: Agent
@@ -68,6 +75,7 @@ class Study:
     agents: Mapping[str, Agent] = field(default_factory=dict)
     name: str = "study"
     environment: EnvironmentFactory | None = None
+    advisor: Advisor | None = None
     budget: Budget = Budget()
     seeds: tuple[int, ...] = (0,)
     curve: tuple[int, ...] = ()
@@ -92,6 +100,8 @@ class Study:
         folder = Path(self.out)
         with RunLock(folder):
             remove_leftovers(folder)
+            if any(agent.executor is not None for agent in (self.agent, *self.agents.values())):
+                refuse_another(folder, self.advisor)
             store = Store(folder / "experience.sqlite")
             try:
                 return await _Running(self, store, folder).report()
@@ -136,7 +146,7 @@ class Study:
 
     def collector(self, store: Store) -> Collector:
         """What runs and grades this study's episodes, over a store."""
-        return Collector(
+        collector = Collector(
             self.grader,
             store=store,
             study=self.name,
@@ -146,6 +156,8 @@ class Study:
             progress=self.progress,
             prices=self.prices,
         )
+        collector.advisor = bind_advisor(self.advisor, collector.model_for)
+        return collector
 
     @property
     def sealed(self) -> frozenset[str]:
@@ -157,7 +169,8 @@ class Study:
         arms = {name: agent.version for name, agent in self.agents.items()}
         learners = {name: learner.described() for name, learner in self.learners.items()}
         tasks = [[task.id for task in split] for split in (self.train, self.test)]
-        return content_id([self.agent.version, arms, learners, tasks, list(self.seeds), list(self.curve), self.grader.name])
+        known = [self.agent.version, arms, learners, tasks, list(self.seeds), list(self.curve), self.grader.name]
+        return content_id(known if self.advisor is None else [*known, described_advisor(self.advisor)])
 
 
 @dataclass
@@ -181,6 +194,8 @@ class _Running:
         arms += [await self._plain_arm(name, agent) for name, agent in study.agents.items()]
         arms += [await self._learned_arm(name, learner) for name, learner in study.learners.items()]
         cheap = await cheap_answers(study.train, study.test, self.collector.grader)
+        prices = {arm.price for arm in arms if arm.price is not None}
+        cheap += await advisor_answers(self.collector.advisor, sorted(prices), study.test, self.collector.grader)
         report = make_report(
             study=study.name,
             seed=study.seeds[0],
@@ -189,7 +204,7 @@ class _Running:
             test_looks=looks,
             arms=arms,
             cheap=cheap,
-            warnings=self._contamination(),
+            warnings=[*self._contamination(), *self._nobody_to_ask(arms)],
         )
         if self.folder:
             self._write(self.folder, report, arms, cheap)
@@ -197,7 +212,7 @@ class _Running:
 
     async def _plain_arm(self, name: str, agent: Agent) -> ArmResult:
         rows = [row for seed in self.study.seeds for row in await self._test(name, agent, seed)]
-        return ArmResult(name=name, learner=None, agent_version=agent.version, learn=Cost(), rows=tuple(rows))
+        return ArmResult(name=name, learner=None, agent_version=agent.version, price=price_of(agent), rows=tuple(rows))
 
     async def _learned_arm(self, name: str, learner: Learner) -> ArmResult:
         study, cost = self.study, Cost()
@@ -218,6 +233,7 @@ class _Running:
             experiences_used=len(agents[0].knowledge.entries),
             curve=await self._curve(name, learner),
             facts=facts[0],
+            price=price_of(agents[0]),
             rows=tuple(rows),
         )
 
@@ -226,14 +242,15 @@ class _Running:
         for n in sorted(size for size in set(self.study.curve) if size < len(self.study.train)):
             agent, _ = await self._learn(f"{name}, n={n}", learner, self.study.train[:n], self.study.seeds[0])
             rows = await self._test(f"{name}, n={n}", agent, self.study.seeds[0])
-            scores = [row.score for row in rows if row.score is not None]
+            scores = [row.reward for row in rows if row.reward is not None]
             points.append(CurvePoint(n=n, score=sum(scores) / len(scores) if scores else None))
         return tuple(points)
 
     async def _learn(self, arm: str, learner: Learner, train: Sequence[Task], seed: int) -> tuple[Agent, LearnedAgent]:
         """Learn, or take what an earlier run learned from the very same things."""
         base = self.study.agent
-        fingerprint = content_id([base.version, learner.described(), [task.id for task in train], seed, self.study.grader.name])
+        depends = [base.version, learner.described(), [task.id for task in train], seed, self.study.grader.name]
+        fingerprint = content_id(depends if self.study.advisor is None else [*depends, described_advisor(self.study.advisor)])
         path = self.folder and self.folder / "agents" / f"{self._name_of(arm, seed)}.json"
         if path and (earlier := read_learned(path, fingerprint, base)):
             return wearing(base, earlier), earlier
@@ -251,6 +268,7 @@ class _Running:
             cost=practice.cost.plus(Cost(seconds=monotonic() - begun)),
             knowledge=agent.knowledge,
             adapter=agent.adapter,
+            executor=executor_changes(agent, base),
             agent=agent.described(),
             facts=practice.facts,
         )
@@ -275,12 +293,18 @@ class _Running:
         lines = ((arm, line) for arm, overlaps in found.items() for line in contamination_lines(overlaps, shown=2))
         return [line if line.startswith("- ") else f"{quoted(arm)}: {line}" for arm, line in lines]
 
+    def _nobody_to_ask(self, arms: Sequence[ArmResult]) -> list[str]:
+        asking = [quoted(arm.name) for arm in arms if arm.price is not None]
+        if not asking or self.study.advisor is not None:
+            return []
+        return [f"The study has no `advisor`, so none of the agents that may seek advice got any: {', '.join(asking)}."]
+
     async def _test(self, arm: str, agent: Agent, seed: int) -> list[TestRow]:
         self.agents.setdefault(arm, agent)
-        jobs = [Job(task, seed) for task in self.study.test]
-        experiences = await self.collector.run(agent, jobs, arm=arm)
+        stream = self.folder and self.folder / "streams" / f"{self._name_of(arm, seed)}.jsonl"
+        experiences = await run_arm(self.collector, agent, self.study.test, seed=seed, arm=arm, stream=stream)
         self.kept.setdefault(arm, {}).update({(x.episode.task_id, seed): x for x in experiences})
-        return [_row(experience) for experience in experiences]
+        return rows_of(experiences, self.study.test, seed)
 
     def _write(self, folder: Path, report: Report, arms: list[ArmResult], cheap: list[CheapResult]) -> None:
         write_report(folder, report, arms, cheap, self._cases([arm.name for arm in arms]))
@@ -293,8 +317,8 @@ class _Running:
             Case(
                 task_id=task.id,
                 input_text=task.text,
-                expected=_expected(task),
-                answers={arm: _answer(self.kept[arm][task.id, seed]) for arm in arms},
+                expected=expected_to_read(task),
+                answers={arm: answer_to_read(self.kept[arm][task.id, seed]) for arm in arms},
             )
             for task in self.study.test
         ]
@@ -312,6 +336,7 @@ class _Running:
             "agents": {name: agent.described() for name, agent in study.agents.items()},
             "learners": {name: learner.described() for name, learner in study.learners.items()},
             "grader": study.grader.name,
+            **({} if study.advisor is None else {"advisor": described_advisor(study.advisor)}),
             "seeds": list(study.seeds),
             "budget": study.budget.model_dump(),
             "train": [task.id for task in study.train],
@@ -324,38 +349,6 @@ def _with_peoples_part(base: Agent, path: Path | None) -> Agent:
     earlier = read_any_learned(path) if path else None
     mine = people_part(earlier.knowledge) if earlier else None
     return base if mine is None or not mine.history else base.but(knowledge=merge(base.knowledge, mine))
-
-
-def _row(experience: Experience) -> TestRow:
-    episode, grade = experience.episode, experience.grade
-    return TestRow(
-        task_id=episode.task_id,
-        seed=episode.seed,
-        score=grade.score,
-        tokens_in=episode.usage.tokens_in,
-        tokens_out=episode.usage.tokens_out,
-        usd=episode.cost_usd,
-        seconds=episode.seconds,
-        stop=episode.stop,
-        words=grade.words,
-        abstained=grade.abstained,
-    )
-
-
-def _answer(experience: Experience) -> CaseAnswer:
-    episode = experience.episode
-    calls = "\n".join(f"{call.name}({call.arguments})" for call, _ in episode.calls)
-    said = "\n".join(part for part in (calls, episode.answer) if part)
-    return CaseAnswer(said or episode.error, experience.grade.score, experience.grade.words)
-
-
-def _expected(task: Task) -> str | None:
-    """The reference as a person reads it."""
-    said = reference_messages(task)
-    if not said:
-        return None if task.reference is None else json.dumps(task.reference, ensure_ascii=False)
-    calls = [f"{call.name}({call.arguments})" for message in said for call in message.tool_calls]
-    return "\n".join([*calls, *(message.text for message in said if message.text)])
 
 
 def _file_name(arm: str) -> str:

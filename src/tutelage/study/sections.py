@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from tutelage.agent import Limits
-from tutelage.practice import Budget
+from tutelage.budget import Budget
 from tutelage.prices import Price
 from tutelage.records import Sampling
 
@@ -41,6 +41,10 @@ class AgentFile(_Section):
     sampling: Sampling = Sampling()
     limits: Limits | None = None
     stop_on_tool: bool = Field(False, description="The first valid tool call is the answer.")
+    executor: dict[str, Any] | None = Field(
+        None,
+        description="The agent works through actions and may ask for advice: {actions: [...], price: 0.3}; `without` leaves actions out.",
+    )
     workflow: dict[str, Any] | None = Field(
         None,
         description="Several agents work together: {refine: {worker: {}, evaluator: {instructions: ...}, rounds: 2}}; "
@@ -70,9 +74,16 @@ class StudyFile(_Section):
     tasks: TasksFile
     grader: str | dict[str, Any] = Field(description="A grader's name, {name: {options}}, or file.py:function.")
     learners: list[Named] = Field([], description="Each a learner's name or {name: {options}}; `as` names the arm.")
-    agents: dict[str, dict[str, Any]] = Field({}, description="Further arms without learning: a name and what differs from `agent`.")
+    agents: dict[str, dict[str, Any]] = Field(
+        {}, description="Further arms without learning: a name and what differs from `agent`; of its `executor` what differs there."
+    )
     environment: Named | None = Field(
         None, description="A built-in environment's name, {name: {options}}, or file.py:Class; made fresh for each episode."
+    )
+    advisor: Named | None = Field(
+        None,
+        description="Who is asked for advice: {reference: {error_rate: 0.1}}, {model: {model: endpoint:NAME}}, {inbox: {seconds: 600}}, "
+        "or file.py:Class.",
     )
     budget: Budget = Budget()
     seeds: list[int] = Field([0], description="Each seed repeats learning and use.")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tutelage.agent import Agent
 from tutelage.practice import Learned
+from tutelage.study.executors import executor_changes
 from tutelage.study.learned import LearnedAgent, keep_adapter, read_learned, wearing, write_learned
 
 
@@ -34,6 +35,7 @@ class RunShelf:
                 cost=learned.cost,
                 knowledge=agent.knowledge,
                 adapter=agent.adapter,
+                executor=executor_changes(agent, begun_with),
                 agent=agent.described(),
                 facts=learned.facts,
             ),

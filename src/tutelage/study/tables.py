@@ -6,7 +6,9 @@ from tutelage.records import Record
 from tutelage.study.results import ArmReport, Report
 from tutelage.study.statistics import Interval
 
-CHEAP_LABELS = {"constant": "constant answer", "nearest": "nearest case's answer"}
+CHEAP_LABELS = {"constant": "constant answer", "nearest": "nearest case's answer", "ask": "advisor's own answer"}
+ASK = "ask"
+"""The name of the baseline that always asks for advice and hands it over; at several prices `ask at 0.3`."""
 LEARN_COSTS = ("calls", "tokens", "seconds", "US$")
 USE_COSTS = ("tokens in", "tokens out", "seconds", "US$")
 NONE = "-"
@@ -30,14 +32,15 @@ class Table(Record):
 
 
 def score_table(report: Report, recommended: str | None = None) -> Table:
-    """Scores with their intervals, differences from the baseline, p values; then the baselines without a model."""
+    """Scores with their intervals, differences from the baseline, p values; then the baselines without the agent."""
     rows = [_score_row(arm) for arm in report.arms]
     rows += [
-        (f"{cheap_label(cheap.name)} (no model)", NONE, number(cheap.score), interval(cheap.ci), NONE, NONE, NONE) for cheap in report.cheap
+        (f"{cheap_label(cheap.name)} ({cheap_note(cheap.name)})", NONE, number(cheap.score), interval(cheap.ci), NONE, NONE, NONE)
+        for cheap in report.cheap
     ]
     names = [arm.name for arm in report.arms]
     return Table(
-        title="Scores on the test tasks",
+        title="Total scores on the test tasks: less the price of advice" if advised(report) else "Scores on the test tasks",
         columns=("arm", "n", "score", "95% interval", "change", "95% interval", "p (Holm)"),
         rows=tuple(rows),
         strong=names.index(recommended) if recommended in names else None,
@@ -69,9 +72,35 @@ def _cost_row(arm: ArmReport) -> tuple[str, ...]:
     return arm.name, *learning, count(use.tokens_in), count(use.tokens_out), duration(use.seconds), money(use.usd)
 
 
+def advised(report: Report) -> bool:
+    """Whether an arm can ask for advice, so that scores are less its price."""
+    return any(arm.advice is not None for arm in report.arms)
+
+
 def cheap_label(name: str) -> str:
     """What people call the cheap baseline."""
-    return CHEAP_LABELS.get(name, name)
+    kind, at, price = name.partition(" at ")
+    return CHEAP_LABELS.get(kind, kind) + at + price
+
+
+def always_asks(name: str) -> bool:
+    """Whether the cheap baseline is that of always asking for advice."""
+    return name.partition(" at ")[0] == ASK
+
+
+def cheap_note(name: str) -> str:
+    """What the cheap baseline does without, in a few words."""
+    return "always asks" if always_asks(name) else "no model"
+
+
+def cheap_words(name: str) -> tuple[str, str]:
+    """What people call the cheap baseline, and what it does without, as a sentence has them."""
+    return f"the {cheap_label(name)}", "needs no agent" if always_asks(name) else "needs no language model"
+
+
+def quoted(name: str) -> str:
+    """A name as it stands in the words; renderings may set it apart."""
+    return f"`{' '.join(name.replace('`', chr(39)).split())}`"
 
 
 def number(value: float | None) -> str:

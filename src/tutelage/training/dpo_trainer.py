@@ -71,7 +71,7 @@ def dpo_trainer(
     validation: Sequence[TokenPair] = (),
 ) -> PreferenceTrainer:
     """The trainer over these pairs; `arguments` are those of `DPOConfig`."""
-    shapes = shapes_of(model, settings)
+    shapes = shapes_of(model, settings, arguments)
     trainer = PreferenceTrainer(
         model=model,
         args=DPOConfig(**arguments, beta=settings.beta, precompute_ref_log_probs=True),

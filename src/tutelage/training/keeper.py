@@ -24,17 +24,12 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tutelage.errors import StoreError
+from tutelage.training.divergence import Diverged, exploded, healthy, recent_loss
 from tutelage.training.supervised_job import Job, SupervisedSettings
 
-RECENT = 5
-"""Over so many steps the loss is averaged before it is judged."""
 LOOKS = 20
 """So many times in a training the weights are copied as the last good ones, where no validation says which are best."""
 WEIGHTS, KEPT, STATE = "weights.safetensors", "kept.safetensors", "trainer_state.json"
-
-
-class Diverged(Exception):
-    """The loss is no number, or far above where it began: a signal within training, never shown to a person."""
 
 
 @dataclass(frozen=True)
@@ -72,23 +67,6 @@ def history_rows(history: Sequence[dict[str, Any]]) -> list[dict[str, JsonValue]
     kept = ("step", "loss", "learning_rate", "grad_norm", "tokens", "tokens_computed", "seconds", *names)
     entries = [entry for entry in history if "loss" in entry or "eval_loss" in entry]
     return [{names.get(name, name): entry[name] for name in kept if name in entry} for entry in entries]
-
-
-def recent_loss(found: Sequence[float]) -> float:
-    """The mean of the last few."""
-    last = found[-RECENT:]
-    return sum(last) / len(last)
-
-
-def exploded(found: Sequence[float]) -> bool:
-    """Whether the loss is no number, or its recent mean lies above one and a half times where it began, plus one nat."""
-    return not math.isfinite(found[-1]) or recent_loss(found) > 1.5 * found[0] + 1
-
-
-def healthy(found: Sequence[float]) -> bool:
-    """Whether the recent loss is about the lowest that it has been."""
-    lowest = min(recent_loss(found[: count + 1]) for count in range(len(found)))
-    return recent_loss(found) <= 1.2 * lowest + 0.1
 
 
 class Keeper(TrainerCallback):
@@ -146,7 +124,7 @@ class Keeper(TrainerCallback):
         self._write_if_due()
         found = losses(state.log_history)
         if exploded(found) or not (args.fp16 or math.isfinite(logs.get("grad_norm", 0.0))):
-            raise Diverged
+            raise Diverged(f"training diverged at step {state.global_step}")
         self._stage.advance(f"loss {recent_loss(found):.3f}")
         if self.validates and self._looks_now(state):
             control.should_evaluate = True
@@ -160,7 +138,7 @@ class Keeper(TrainerCallback):
         self._clock = monotonic()
         found = losses(state.log_history, "eval_loss")
         if not math.isfinite(found[-1]):
-            raise Diverged
+            raise Diverged(f"the validation loss after step {state.global_step} is {found[-1]}")
         best = found.index(min(found))
         if best == len(found) - 1:
             self.kept = Kept(state.global_step, copy_of(more["model"]))

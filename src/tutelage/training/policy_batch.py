@@ -17,6 +17,7 @@ from tutelage.training.policy_gradient import (
     PolicyGradient,
     Sample,
     by_episode,
+    confidence_weights,
     explained_variance,
     gae,
     group_advantages,
@@ -74,6 +75,10 @@ class Batch:
         """The reward of each episode, once."""
         return {sample.episode: sample.reward for sample in self.samples}
 
+    def mean_weight(self) -> float:
+        """How far the rewards are believed: the mean over episodes."""
+        return float(np.mean([*{sample.episode: sample.weight for sample in self.samples}.values()]))
+
     def targets(self, policy: PolicyGradient, measured: dict[str, Floats], *, foreign: bool) -> tuple[Targets, dict[str, float]]:
         """What the update aims at, and what there is to report of it.
 
@@ -89,8 +94,10 @@ class Batch:
             parts["advantages"] = whiten(advantages) if policy.whiten_advantages else advantages
         else:
             parts["advantages"] = self.spread(group_advantages(self.samples, policy.scale_rewards))
+        parts["advantages"] = parts["advantages"] * self.spread(confidence_weights(self.samples))
         rewards = [*self.episode_rewards().values()]
         facts |= {"reward": float(np.mean(rewards)), "reward_std": float(np.std(rewards)), "episodes": len(rewards)}
+        facts |= {"weight": mean} if (mean := self.mean_weight()) < 1 else {}
         facts |= _of_advantages(parts["advantages"])
         tensors: dict[str, Any] = {
             name: value if value is None else torch.tensor(value, dtype=torch.float32) for name, value in parts.items()

@@ -43,7 +43,7 @@ class Sample:
     chose; loss falls there and nowhere else. sampled_logprobs (L,): what the sampler gave its choices, natural logs of softmax(logits),
     that is before the temperature; read at action tokens only, NaN where unknown; None: none are known. group: the task, whose episodes
     are compared with each other. episode: samples of one episode stand in the order in which they happened and share its reward, the
-    return of the whole episode.
+    return of the whole episode. weight: in [0, 1], how far the reward is to be believed; advantages are multiplied by it.
     """
 
     ids: tuple[int, ...]
@@ -52,6 +52,7 @@ class Sample:
     episode: str
     reward: float
     sampled_logprobs: tuple[float, ...] | None = None
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         lengths = {len(self.ids), len(self.action), len(self.ids if self.sampled_logprobs is None else self.sampled_logprobs)}
@@ -61,6 +62,8 @@ class Sample:
             raise ValueError(f"the first token of a sample of episode {self.episode} has nothing before it that could have chosen it")
         if not isfinite(self.reward):
             raise InputError(f"the reward of episode {self.episode} on task {self.group} is {self.reward}; a reward is a finite number")
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"the weight of episode {self.episode} is {self.weight}, and must lie between 0 and 1")
 
     @property
     def n_actions(self) -> int:
@@ -131,13 +134,13 @@ class PolicyGradient(Record):
 
 
 def by_episode(samples: Sequence[Sample]) -> dict[str, list[int]]:
-    """The places of each episode's samples, in order. Raises `InputError` where samples of one episode disagree on reward or group."""
+    """The places of each episode's samples, in order. Raises `InputError` where those of one episode differ in reward, group or weight."""
     places: dict[str, list[int]] = {}
     for place, sample in enumerate(samples):
         places.setdefault(sample.episode, []).append(place)
     for episode, own in places.items():
-        if len({(samples[place].group, samples[place].reward) for place in own}) > 1:
-            raise InputError(f"the samples of episode {episode} have several groups or rewards; an episode has one return")
+        if len({(samples[place].group, samples[place].reward, samples[place].weight) for place in own}) > 1:
+            raise InputError(f"the samples of episode {episode} have several groups, rewards or weights; an episode has one return")
     return places
 
 
@@ -170,6 +173,11 @@ def informative(rewards: Sequence[float], epsilon: float = 0.0) -> bool:
     The standard deviation over the G rewards themselves (divided by G, as in DAPO and SRL) exceeds epsilon.
     """
     return len(rewards) > 1 and float(np.std(rewards)) > epsilon and max(rewards) > min(rewards)
+
+
+def confidence_weights(samples: Sequence[Sample]) -> Floats:
+    """What each sample's advantage is multiplied by (S,). Means and deviations of rewards, and the value function, count all alike."""
+    return np.array([sample.weight for sample in samples], dtype=np.float64)
 
 
 def gae(rewards: Floats, values: Floats, gamma: float = 1.0, lam: float = 0.95) -> tuple[Floats, Floats]:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from tutelage.adapter import Adapter
 from tutelage.errors import InputError
 from tutelage.training.adapters import check_fits, load_adapter
-from tutelage.training.base import Base, load_causal_lm
+from tutelage.training.base import Base, Formats, load_causal_lm, name_of, parameters_of, place_of, training_formats
 from tutelage.training.logprobs import TokenScores, score_tokens
 from tutelage.training.packing import MicroBatch
 from tutelage.training.settings import TrainSettings
@@ -108,9 +108,10 @@ class PolicyNetwork(nn.Module):
         """Raises `InputError` where the model does more to its logits than its output layer does (soft caps, scales)."""
         model = self.language_model
         ids = torch.tensor([[1, 2, 3]], device=self.device)
-        own = model(input_ids=ids, use_cache=False).logits.float()
-        ours = self._head()(model.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
-        if not torch.allclose(own, ours, rtol=1e-3, atol=tolerance(model.dtype)):
+        with self._computing():
+            own = model(input_ids=ids, use_cache=False).logits.float()
+            ours = self._head()(model.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
+        if not torch.allclose(own, ours, rtol=1e-3, atol=tolerance(self.autocast or model.dtype)):
             raise InputError(f"{type(model).__name__} changes its logits after the output layer; the policy gradient cannot train it yet")
 
 
@@ -135,13 +136,15 @@ def build_model(base: Base | PreTrainedModel, settings: TrainSettings, adapter: 
     if isinstance(base, Base):
         if adapter is not None:
             check_fits(adapter, base)
-        model = load_causal_lm(base, settings.dtype if settings.lora else "float32", device)
+        model = load_causal_lm(base, name_of(formats_of(base, settings, device).weights), device)
     else:
         model = base
     if settings.lora is None:
         model = model if adapter is None else load_adapter(model, adapter)
         return model.requires_grad_(True)
-    return _new_lora(model, settings) if adapter is None else load_adapter(model, adapter, trainable=True)
+    learning = _new_lora(model, settings) if adapter is None else load_adapter(model, adapter, trainable=True)
+    formats_of(base, settings, device).settle(learning)
+    return learning
 
 
 def _new_lora(model: PreTrainedModel, settings: TrainSettings) -> Any:
@@ -157,9 +160,10 @@ def _new_lora(model: PreTrainedModel, settings: TrainSettings) -> Any:
         raise InputError(str(wrong), field="lora.target_modules") from None
 
 
-def compute_type(settings: TrainSettings, device: torch.device) -> torch.dtype | None:
-    """What to compute in where all weights, which are then float32, are trained; None: as they are."""
-    if settings.lora is not None:
-        return None
-    good = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if settings.dtype == "bfloat16" or (settings.dtype == "auto" and good) else None
+def formats_of(base: Base | PreTrainedModel, settings: TrainSettings, device: str | None) -> Formats:
+    """What to train in."""
+    if isinstance(base, Base):
+        place, parameters = place_of(device), parameters_of(base)
+    else:
+        place, parameters = base.device, base.num_parameters()
+    return training_formats(settings.dtype, place, parameters, lora=settings.lora is not None)

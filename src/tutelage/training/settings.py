@@ -25,8 +25,8 @@ class Lora(Record):
 class TrainSettings(Record):
     """What every way of training with weights has in common.
 
-    lora None: all weights are trained. gradient_accumulation_steps: micro-batches a step. dtype: `auto` is float32 on a CPU (bfloat16
-    is unusably slow on most) and bfloat16 on a GPU that has it. max_length: in tokens; a longer row is refused unless `truncate` is true.
+    lora None: all weights are trained. gradient_accumulation_steps: micro-batches a step. dtype: what is computed in; what
+    learns is float32 always (`auto`: see `base.number_format`). max_length: in tokens; a longer row is refused unless `truncate` is true.
     """
 
     learning_rate: float = Field(2e-4, gt=0)

@@ -47,7 +47,7 @@ def sft_trainer(
     validation: Sequence[TokenRow] = (),
 ) -> SupervisedTrainer:
     """The trainer over these rows; `arguments` are those of `SFTConfig`."""
-    shapes = shapes_of(model, settings)
+    shapes = shapes_of(model, settings, arguments)
     trainer = SupervisedTrainer(
         model=model,
         args=SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}),

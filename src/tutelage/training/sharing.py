@@ -9,6 +9,7 @@ that are computed once it is drawn once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,11 +59,12 @@ class Sharing:
     max_tokens: int
 
     @classmethod
-    def of(cls, model: Any, max_tokens: int | None) -> Sharing | None:
-        """None where the model does not take trees."""
+    def of(cls, model: Any, max_tokens: int | None, autocast: torch.dtype | None = None) -> Sharing | None:
+        """None where the model does not take trees. autocast: what it computes in; None: what its weights are in."""
         inner, training = language_model_of(model), model.training
         try:
-            sound = shares_soundly(inner, lambda batch: micro_logprobs(model.eval(), batch))
+            with nullcontext() if autocast is None else torch.autocast(inner.device.type, autocast):
+                sound = shares_soundly(inner, lambda batch: micro_logprobs(model.eval(), batch))
         finally:
             model.train(training)
         if not sound:

@@ -25,15 +25,18 @@ from tutelage.adapter import Adapter
 from tutelage.errors import InputError
 from tutelage.records import content_id
 from tutelage.training.adapters import check_fits, load_adapter
-from tutelage.training.base import load_causal_lm, load_tokenizer
+from tutelage.training.base import Formats, load_causal_lm, load_tokenizer, name_of, parameters_of, place_of, training_formats
 from tutelage.training.batches import packs, plain_output
-from tutelage.training.keeper import STATE, Diverged, Keeper, history_rows, losses, newest_checkpoint, put_back, trainable
+from tutelage.training.divergence import Diverged
+from tutelage.training.keeper import STATE, Keeper, history_rows, losses, newest_checkpoint, put_back, trainable
 from tutelage.training.settings import Lora
 from tutelage.training.sharing import Sharing
 from tutelage.training.supervised_job import PLACE_ONLY, Interrupted, Job, SupervisedSettings, Trained
 from tutelage.training.trees import language_model_of
 
 MIB = 1 << 20
+_AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
+"""What transformers' arguments call it -> what is computed in."""
 Facts = Mapping[str, JsonValue]
 MakeTrainer = Callable[[Any, dict[str, Any]], Any]
 """(model, arguments of the config) -> a TRL trainer with `Checkpoints` mixed in."""
@@ -49,9 +52,10 @@ def run(job: Job, settings: SupervisedSettings, make: MakeTrainer, data: Any, fa
     place.mkdir(parents=True, exist_ok=True)
     keeper = Keeper(job, settings, validates=validates)
     with _quiet(), _own_randomness(job.seed), _enough_memory(settings):
+        formats = formats_of(job, settings)
         model = prepare_model(job, settings)
         _check_context(model, longest)
-        trainer = make(model, arguments(settings, place, job.seed))
+        trainer = make(model, arguments(settings, place, job.seed, formats.computed))
         trainer.place, trainer.keeper = place, keeper
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.add_callback(keeper)
@@ -62,7 +66,13 @@ def run(job: Job, settings: SupervisedSettings, make: MakeTrainer, data: Any, fa
         step = _settle(trainer, keeper, stopped, validates=validates)
     if job.stop.is_set():
         raise Interrupted
-    told = {**facts, **_told(trainer, step, stopped), "seconds": round(perf_counter() - begun, 1), "peak_memory_mb": peak_memory_mb()}
+    told = {
+        **facts,
+        **_told(trainer, step, stopped),
+        "dtype": name_of(formats.computed),
+        "seconds": round(perf_counter() - begun, 1),
+        "peak_memory_mb": peak_memory_mb(),
+    }
     if keeper.resumed_at:
         told["resumed_at_step"] = keeper.resumed_at
     trained = Trained(trainer.model.eval(), job.tokenizer, told, place)
@@ -162,14 +172,17 @@ def _check_context(model: Any, longest: int) -> None:
 
 def prepare_model(job: Job, settings: SupervisedSettings) -> Any:
     """The model to train: with new LoRA weights, with those learned earlier, or itself. Raises `InputError` where these do not go well."""
-    model: Any = load_causal_lm(job.base, dtype="float32" if settings.lora is None else resolved_dtype(settings))
+    formats = formats_of(job, settings)
+    model: Any = load_causal_lm(job.base, name_of(formats.weights))
     if job.adapter is not None:
         model = _with_earlier(model, job, job.adapter, settings)
     if len(job.tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(job.tokenizer), mean_resizing=False)
     if settings.lora is None:
         return model.requires_grad_(True)
-    return model if job.adapter is not None else _with_lora(model, settings.lora, _new_tokens(job))
+    learning = model if job.adapter is not None else _with_lora(model, settings.lora, _new_tokens(job))
+    formats.settle(learning)
+    return learning
 
 
 def _with_earlier(model: Any, job: Job, earlier: Adapter, settings: SupervisedSettings) -> Any:
@@ -213,19 +226,17 @@ def _vocabulary_layers(model: Any) -> list[str]:
     return [name.rpartition(".")[2] for name, part in model.named_modules() if any(part is layer for layer in layers)]
 
 
-def resolved_dtype(settings: SupervisedSettings) -> Any:
-    """The number format of the weights and of the sums. Raises `InputError` for float16 on a CPU."""
-    cuda = torch.cuda.is_available()
-    if settings.dtype == "float16" and not cuda:
+def formats_of(job: Job, settings: SupervisedSettings) -> Formats:
+    """What to train in. Raises `InputError` for float16 on a CPU."""
+    place = place_of()
+    if settings.dtype == "float16" and place.type == "cpu":
         raise InputError("float16 cannot be trained on a CPU; use auto or float32", field="dtype")
-    if settings.dtype != "auto":
-        return settings.dtype
-    return "bfloat16" if cuda and torch.cuda.is_bf16_supported() else "float32"
+    return training_formats(settings.dtype, place, parameters_of(job.base), lora=settings.lora is not None)
 
 
-def arguments(settings: SupervisedSettings, place: Path, seed: int) -> dict[str, Any]:
-    """The settings as TRL's configs take them. Saving and looking at validation rows is the `Keeper`'s."""
-    dtype, cuda = resolved_dtype(settings), torch.cuda.is_available()
+def arguments(settings: SupervisedSettings, place: Path, seed: int, computed: torch.dtype = torch.float32) -> dict[str, Any]:
+    """The settings as TRL's configs take them. Saving and looking at validation rows is the `Keeper`'s. computed: what is computed in."""
+    cuda = torch.cuda.is_available()
     same = (
         "learning_rate lr_scheduler_type weight_decay max_grad_norm per_device_train_batch_size gradient_accumulation_steps "
         "gradient_checkpointing num_train_epochs"
@@ -239,8 +250,8 @@ def arguments(settings: SupervisedSettings, place: Path, seed: int) -> dict[str,
         "max_length": None,
         "seed": seed,
         "data_seed": seed,
-        "bf16": dtype == "bfloat16",
-        "fp16": dtype == "float16",
+        "bf16": computed == torch.bfloat16,
+        "fp16": computed == torch.float16,
         "use_cpu": not cuda,
         "dataloader_pin_memory": cuda,
         "remove_unused_columns": False,
@@ -273,8 +284,8 @@ class Shapes:
     sharing: Sharing | None = None
 
 
-def shapes_of(model: Any, settings: SupervisedSettings) -> Shapes:
-    """How batches go through this model.
+def shapes_of(model: Any, settings: SupervisedSettings, arguments: Mapping[str, Any]) -> Shapes:
+    """How batches go through this model, trained with these arguments.
 
     In several processes all is TRL's own: there gradients are joined where the model itself is called. On one GPU TRL's way with the
     learned positions is as lean as ours, but passes over what new tokens learn in the output layer.
@@ -284,7 +295,8 @@ def shapes_of(model: Any, settings: SupervisedSettings) -> Shapes:
     ours = one_process and plain_output(inner.config)
     needed = not torch.cuda.is_available() or not isinstance(inner.get_output_embeddings(), torch.nn.Linear)
     shares = settings.share_prefixes and ours and torch.cuda.device_count() < 2
-    sharing = Sharing.of(model, settings.max_tokens_per_micro_batch) if shares else None
+    autocast = next((getattr(torch, name) for kind, name in _AUTOCAST.items() if arguments.get(kind)), None)
+    sharing = Sharing.of(model, settings.max_tokens_per_micro_batch, autocast) if shares else None
     return Shapes(settings.packing and packs(inner.config), ours and (needed or sharing is not None), sharing)
 
 

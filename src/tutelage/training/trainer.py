@@ -19,17 +19,18 @@ import torch
 from pydantic import JsonValue
 
 from tutelage.adapter import Adapter
-from tutelage.errors import InputError, TutelageError
+from tutelage.errors import InputError
 from tutelage.records import content_id
 from tutelage.training.adapters import save_adapter
 from tutelage.training.base import Base, load_tokenizer
 from tutelage.training.checkpoint import read_checkpoint, write_checkpoint
+from tutelage.training.divergence import REMEMBERED, Diverged, leapt
 from tutelage.training.logprobs import TokenScores
 from tutelage.training.packing import MicroBatch, as_micro_batch, empty_micro_batch, gather_rows, pack_rows
 from tutelage.training.policy_batch import Batch
 from tutelage.training.policy_gradient import Floats, PolicyGradient, Sample, described
 from tutelage.training.policy_loss import Targets, policy_losses
-from tutelage.training.policy_network import PolicyNetwork, build_model, compute_type
+from tutelage.training.policy_network import PolicyNetwork, build_model, formats_of
 from tutelage.training.ranks import Ranks, whole
 from tutelage.training.settings import TrainSettings
 from tutelage.training.steps import Tally, is_out_of_memory, peak_memory, schedule, seeded
@@ -42,12 +43,6 @@ Result = TypeVar("Result")
 
 SMALLEST = 16
 """Micro-batches are not made smaller than so many tokens: by then each holds one sample."""
-EXPLOSION = 1000.0
-"""A loss so many times as large as the largest of the last 20 (or 1) is taken for a diverging run."""
-
-
-class Diverged(TutelageError):
-    """A loss or a gradient was not finite, or the loss exploded: the step was not applied, the weights are those from before it."""
 
 
 class PolicyTrainer:
@@ -76,6 +71,7 @@ class PolicyTrainer:
         self.base, self.settings, self.policy, self.folder = base, settings, policy, folder
         self.seed, self.total_updates, self.ranks = seed, total_updates, Ranks.of(accelerator)
         self.fingerprint = self._fingerprint(adapter)
+        self.formats = formats_of(base, settings, self.ranks.device)
         self.updates, self.steps = 0, 0
         self._losses: list[float] = []
         self._reference = self._frozen_base()
@@ -115,13 +111,12 @@ class PolicyTrainer:
         return self._wrap(model, value_head=self.policy.algorithm == "ppo").eval()
 
     def _wrap(self, model: Any, value_head: bool = False) -> PolicyNetwork:
-        device = next(model.parameters()).device
         return PolicyNetwork(
             model,
             temperature=self.policy.temperature,
             value_head=value_head,
             detach_value=self.policy.detach_value,
-            autocast=compute_type(self.settings, device),
+            autocast=self.formats.autocast,
         )
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
@@ -140,8 +135,9 @@ class PolicyTrainer:
     def update(self, samples: Sequence[Sample], *, foreign: bool = False) -> dict[str, float]:
         """One update of the weights (`num_iterations` optimiser steps) and what there is to report of it.
 
-        foreign: another engine than these weights in torch drew the samples (gguf, a server); with `auto` the importance correction is then
-        on. Where no sample has anything to teach (GRPO: all groups of one reward) the weights stay as they are and `steps` is 0.
+        foreign: another engine than these weights in torch drew the samples (gguf, a server), or these in another number format; with
+        `auto` the importance correction is then on. Where no sample has anything to teach (GRPO: all groups of one reward) the weights stay
+        as they are and `steps` is 0.
 
         Reported: loss, reward, reward_std, advantage_mean and _std, ratio, ratio_max, clip_fraction, entropy, grad_norm, learning_rate;
         kl with beta; importance with a correction; value_loss and explained_variance with PPO; episodes, tokens (action tokens),
@@ -276,9 +272,8 @@ class PolicyTrainer:
 
     def _refuse_divergence(self, facts: Mapping[str, float]) -> None:
         loss, norm = facts["loss"], facts["grad_norm"]
-        usual = max([1.0, *map(abs, self._losses)])
-        if math.isfinite(loss) and math.isfinite(norm) and abs(loss) <= EXPLOSION * usual:
-            self._losses = [*self._losses[-19:], loss]
+        if math.isfinite(norm) and not leapt(loss, self._losses):
+            self._losses = [*self._losses, loss][-REMEMBERED:]
             return
         self._optimizer.zero_grad(set_to_none=True)
         raise Diverged(
