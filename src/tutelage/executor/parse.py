@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from tutelage.executor.prompts import arguments_of
 from tutelage.json_schema import sound, to_json
 from tutelage.records import ToolCall, ToolSpec
 from tutelage.tool_protocol import parse_calls
@@ -96,7 +97,7 @@ def _call_in(value: Any, specs: Sequence[ToolSpec], depth: int = 3) -> ToolCall 
         if isinstance(value[key], dict):
             return _call_in(value[key], specs, depth - 1)
         if isinstance(value[key], str) and (spec := resolve_name(value[key], specs)):
-            beside = {name: given for name, given in value.items() if name in (spec.parameters.get("properties") or {}) and name != key}
+            beside = {name: given for name, given in value.items() if name in arguments_of(spec)[0] and name != key}
             return _given(spec, next((value[name] for name in _GIVEN if value.get(name) is not None), beside))
     only = next(iter(value)) if len(value) == 1 else ""
     found = [spec for spec in specs if only and _key(spec.name) == _key(only)]
@@ -105,7 +106,7 @@ def _call_in(value: Any, specs: Sequence[ToolSpec], depth: int = 3) -> ToolCall 
 
 def _given(spec: ToolSpec, value: Any) -> ToolCall:
     """A call with arguments that were given as an object, or as the first one alone."""
-    first = next(iter(spec.parameters.get("properties") or {}), None)
+    first = next(iter(arguments_of(spec)[0]), None)
     arguments = value if isinstance(value, dict) else {} if first is None or value is None else {first: value}
     return ToolCall(id="call_1", name=spec.name, arguments=to_json(arguments))
 

@@ -88,7 +88,7 @@ async def _lessons(
     """The sessions to run, each once."""
     executor = taught_executor(agent)
     plans = [(task, oracle.plan(task)) for task in practice.tasks]
-    tools = tuple(spec for specs in await tools_of(agent, practice) for spec in specs)
+    tools = await _callable_tools(agent, practice)
     _check_steps(agent, executor, [plan for _, plan in plans], tools)
     pool, native = Lessons(plans), agent.load().native_tools
     found: dict[tuple[str, str], Lesson] = {}
@@ -282,11 +282,17 @@ class AgileImitation:
         return best
 
 
+async def _callable_tools(agent: Agent, practice: Practice) -> tuple[ToolSpec, ...]:
+    """The tools that can be called in a session, beside its actions."""
+    if not taught_executor(agent).tools:
+        return ()
+    return tuple(spec for specs in await tools_of(agent, practice) for spec in specs)
+
+
 async def session_tools(agent: Agent, practice: Practice) -> tuple[list[ToolSpec], bool]:
     """(what the model is told of its actions and tools, whether it is given them as tools of its own)."""
     executor = taught_executor(agent)
-    tools = [spec for group in await tools_of(agent, practice) for spec in group]
-    return [*executor.specs(), *tools], executor.form == "tools" and agent.load().native_tools
+    return [*executor.specs(), *await _callable_tools(agent, practice)], executor.form == "tools" and agent.load().native_tools
 
 
 def own_sessions(experiences: Iterable[Experience], reward: float, per_task: int) -> list[Experience]:
