@@ -28,7 +28,7 @@ demo: .venv/.local  ## Set up, then watch a real language model get better at he
 	$(BIN)/tutelage run examples/helpdesk/study.yaml --out runs/helpdesk
 
 test: lint types  ## Set up, then run linters, the type checker and every test that this machine can run
-	$(BIN)/python -m pytest -q -ra
+	$(BIN)/python -m pytest -q -ra -n auto --maxprocesses 4 --dist loadgroup
 
 fast: .venv/.dev  ## Only the offline tests: no model, no data
 	$(BIN)/python -m pytest -q -m "not model and not data and not web and not server and not gpu and not torch"

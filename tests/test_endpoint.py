@@ -216,7 +216,7 @@ async def test_refusals_stop_the_run_at_once_and_never_print_the_key(bad: Any, w
     assert KEY not in str(raised.value)
 
 
-@pytest.mark.parametrize("url", [unused_url(), "http://no-such-host.invalid/v1"])
+@pytest.mark.parametrize("url", [unused_url(), "http://no-such-host.invalid/v1"], ids=["closed port", "no such host"])
 async def test_nobody_there_on_the_first_call_is_said_at_once(url: str):
     begun = time.perf_counter()
     with pytest.raises(ModelUnavailable, match=f"{url}: no connection.*OPENAI_BASE_URL"):

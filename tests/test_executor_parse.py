@@ -174,6 +174,6 @@ def test_what_is_written_plainly_is_read_back(answer):
     "piece", ["[", "(", "sql(", "[sql", "a\n", "sql\n", " ", "```", "a(", "'", "predict ", "- ", "sql(query=", "{", "_"]
 )
 def test_long_texts_take_no_long_time(piece):
-    begun = time.perf_counter()
+    begun = time.process_time()
     parse_action(piece * LONGEST, SPECS)
-    assert time.perf_counter() - begun < 2
+    assert time.process_time() - begun < 2
