@@ -55,6 +55,7 @@ def data() -> Path:
     return DATA
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run, saying why; keep the heavy tests together."""
     reasons = {"data": _why_no_data(), "model": _why_no_model(), "web": "" if chromium() else "no chromium on the path"}

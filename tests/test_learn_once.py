@@ -12,6 +12,7 @@ from tutelage.learner import learn_once
 from tutelage.learners.curriculum import Curriculum
 from tutelage.practice import Learned
 from tutelage.prices import Price
+from tutelage.study.shelf import RunShelf
 
 TASKS = [tt.Task(messages=(tt.Message(role="user", content=f"say {n}"),), reference=f"say {n}") for n in range(3)]
 
@@ -58,6 +59,14 @@ class InMemory:
 @pytest.fixture
 def shelf() -> InMemory:
     return InMemory()
+
+
+async def test_the_shelf_of_a_run_keeps_what_each_episode_cost(tmp_path, store):
+    shelf, part = RunShelf(tmp_path), Trying(2)
+    await learn(part, shelf, store)
+    again = await learn(Curriculum(part, Trying(3)), RunShelf(tmp_path), store)
+    assert part.learned == 1
+    assert again.cost.calls == 9
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ TutelageError
 ├── ToolError               raised by a tool to tell the model what went wrong: an observation, never a crash
 ├── GraderError             the grader itself failed: the episode stays ungraded, the agent is not blamed
 ├── SandboxFailed           the sandbox itself could not run (in tutelage.sandbox): code under test is not blamed for it
+├── Diverged                a training went wrong (in tutelage.training.divergence): the bad step is not applied, the last good weights stay
 ├── BudgetExceeded          a cap would be passed by the next call: what is done is kept, running again continues
 └── StoreError              experience cannot be written or read: disk full, locked, from a newer version
 """

@@ -29,7 +29,8 @@ from tutelage.study.executors import executor_with
 class LearnedAgent(Record):
     """`fingerprint` is the hash of everything that learning depended on; `agent` describes the learned agent for people.
 
-    executor: the settings of the agent's executor that were learned. facts: what the learner noted of its own work.
+    executor: the settings of the agent's executor that were learned. facts: what the learner noted of its own work. episodes: by `ref`,
+    the part of the cost that each had.
     """
 
     fingerprint: str
@@ -41,6 +42,7 @@ class LearnedAgent(Record):
     executor: dict[str, JsonValue] = Field(default_factory=dict)
     agent: dict[str, Any] = Field(default_factory=dict)
     facts: dict[str, JsonValue] = Field(default_factory=dict)
+    episodes: dict[str, Cost] = Field(default_factory=dict)
 
 
 def read_learned(path: Path, fingerprint: str, base: Agent) -> LearnedAgent | None:

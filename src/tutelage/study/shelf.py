@@ -19,7 +19,7 @@ class RunShelf:
     def find(self, fingerprint: str, agent: Agent) -> Learned | None:
         """What was learned from the very same things, put on `agent`, with which learning began; None where nothing was, or it is lost."""
         kept = read_learned(self._path(fingerprint), fingerprint, agent)
-        return None if kept is None else Learned(wearing(agent, kept), kept.cost, kept.facts)
+        return None if kept is None else Learned(wearing(agent, kept), kept.cost, kept.facts, kept.episodes)
 
     def keep(self, fingerprint: str, learned: Learned, begun_with: Agent) -> Agent:
         """Keep it; the agent, whose weights now lie with the run."""
@@ -33,6 +33,7 @@ class RunShelf:
                 arm="part",
                 seed=0,
                 cost=learned.cost,
+                episodes=dict(learned.episodes),
                 knowledge=agent.knowledge,
                 adapter=agent.adapter,
                 executor=executor_changes(agent, begun_with),
