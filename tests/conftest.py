@@ -17,9 +17,6 @@ from tutelage.errors import InputError
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: torch's threads would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-HEAVY = ("model", "torch", "web", "server")
-"""What carries these marks runs in one process, one after the other, beside whatever other processes run."""
-
 DATA = Path(os.environ.get("TUTELAGE_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
 
 
@@ -55,16 +52,13 @@ def data() -> Path:
     return DATA
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run, saying why; keep the heavy tests together."""
+    """Skip what this machine cannot run, saying why."""
     reasons = {"data": _why_no_data(), "model": _why_no_model(), "web": "" if chromium() else "no chromium on the path"}
     for item in items:
         for mark, reason in reasons.items():
             if reason and item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=reason))
-        if any(item.get_closest_marker(mark) for mark in HEAVY):
-            item.add_marker(pytest.mark.xdist_group("heavy"))
 
 
 def chromium() -> str | None:
