@@ -42,7 +42,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.F
 
 def logits_of(base: bases.Base, ids: list[int]) -> torch.Tensor:
     with torch.inference_mode():
-        return load_causal_lm(base)(torch.tensor([ids])).logits[0]
+        return load_causal_lm(base, "float32")(torch.tensor([ids])).logits[0]
 
 
 # --- conversion -----------------------------------------------------------------------------------------------------------------------

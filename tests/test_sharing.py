@@ -187,13 +187,13 @@ def test_a_model_that_does_not_take_the_mask_keeps_its_packing(base, tokenizer, 
 
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     model = MistralForCausalLM(MistralConfig(vocab_size=len(tokenizer), sliding_window=64, **sizes))
-    shapes = supervised_run.shapes_of(model, quick())
+    shapes = supervised_run.shapes_of(model, quick(), {})
     assert shapes.sharing is None
     assert shapes.packing
     assert model.training, "looking at it changes nothing"
     whole = MistralForCausalLM(MistralConfig(vocab_size=len(tokenizer), sliding_window=None, **sizes))
-    assert supervised_run.shapes_of(whole, quick()).sharing is not None
-    assert supervised_run.shapes_of(whole, quick(share_prefixes=False)).sharing is None
+    assert supervised_run.shapes_of(whole, quick(), {}).sharing is not None
+    assert supervised_run.shapes_of(whole, quick(share_prefixes=False), {}).sharing is None
 
 
 # Preferences
