@@ -57,10 +57,9 @@ def choose(
     best, second = better[0], better[1]
     within_noise = not differs(compare(best.name, second.name))
     saving, measure = saved(second.use, best.use)
-    unbeaten = tuple(sorted(beaten(best.name) - beaten(second.name)))
-    if not within_noise or saving < SAVING:
-        return Choice(arm=best.name, rival=second.name, against_rival=compare(second.name, best.name))
-    if unbeaten:
+    cheaper = within_noise and saving >= SAVING
+    unbeaten = tuple(sorted(beaten(best.name) - beaten(second.name))) if cheaper else ()
+    if unbeaten or not cheaper:
         return Choice(arm=best.name, rival=second.name, against_rival=compare(second.name, best.name), unbeaten=unbeaten)
     return Choice(arm=second.name, rival=best.name, against_rival=compare(best.name, second.name), saving=saving, measure=measure)
 
