@@ -11,6 +11,7 @@ from typing import Any
 
 import tutelage as tt
 from tutelage.agent import Agent
+from tutelage.collector import Collector
 from tutelage.environments.shop import ShopEnvironment, ShopGrader, expert_answer, shop_tasks
 from tutelage.executor import AgileExecutor
 from tutelage.grader import as_grader
@@ -20,7 +21,7 @@ from tutelage.learners.agile_imitation import AgileImitation, Keyed
 from tutelage.learners.agile_streams import StreamSampler, side_by_side
 from tutelage.learners.policy import train_with
 from tutelage.learners.policy_sampler import Judged, mean_tokens
-from tutelage.practice import Collector, Practice
+from tutelage.practice import Practice
 from tutelage.records import Task, content_id
 from tutelage.streams import run_stream, shuffled
 

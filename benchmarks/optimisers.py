@@ -31,9 +31,9 @@ from rich.table import Table
 
 import tutelage as tt
 from common import DATA, machine
+from tutelage.collector import Job
 from tutelage.graders.text import normalise
 from tutelage.model import load_model
-from tutelage.practice import Job
 from tutelage.retrieval.embedders import load_embedder
 from tutelage.study.statistics import score_interval
 

@@ -166,7 +166,7 @@ def build_tutelage(function: Lookup, delay: float) -> Batch:
 def build_tutelage_stored(function: Lookup, delay: float) -> Batch:
     """Through `Collector`: metered, replies cached, graded, and kept in a store on disk."""
     import tutelage as tt
-    from tutelage.practice import Job
+    from tutelage.collector import Job
 
     agent, folder = tutelage_agent(function, delay), tempfile.TemporaryDirectory(prefix="tutelage-runtime-")
     store = tt.Store(Path(folder.name) / "experience.db")

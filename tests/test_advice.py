@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 import tutelage as tt
 from tutelage.advice import Advisor, ModelAdvisor, Question, ReferenceAdvisor, advisor_messages, read_answer, score_of
+from tutelage.collector import Collector
 from tutelage.errors import InputError, ModelFailed
 from tutelage.graders.rules import Exact
 from tutelage.models import scripted
-from tutelage.practice import Collector, Practice
+from tutelage.practice import Practice
 from tutelage.records import Completion
 
 

@@ -21,6 +21,7 @@ import pytest
 import tutelage as tt
 from test_executor import Counting, Shop, agent, entry, task
 from tutelage import streams
+from tutelage.collector import Collector
 from tutelage.episode import Run
 from tutelage.errors import InputError
 from tutelage.executor import ACTIONS, AgileExecutor, AskWhen, Session, parse_action
@@ -29,7 +30,6 @@ from tutelage.experience.views import reference_rows
 from tutelage.history import changes
 from tutelage.inbox import Inbox, State, Terms, answered_tasks
 from tutelage.knowledge import Knowledge
-from tutelage.practice import Collector
 from tutelage.records import Message, Observation, StopReason, ToolFailure
 from tutelage.streams import blocks, load_stream, run_stream, save_stream
 from tutelage.study import testing

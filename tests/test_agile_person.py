@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 import tutelage as tt
+from tutelage.collector import Collector
 from tutelage.executor import AgileExecutor
 from tutelage.executor.prompts import NO_ADVICE
 from tutelage.grader import as_grader
 from tutelage.inbox import Inbox, Person, Terms
 from tutelage.models.scripted import Scripted
-from tutelage.practice import Collector
 from tutelage.records import Message, Task
 from tutelage.streams import StreamRun, replay, run_stream
 

@@ -12,6 +12,7 @@ import tutelage as tt
 from tutelage import history
 from tutelage.advice import Question, ReferenceAdvisor
 from tutelage.agent import Executor, Scene
+from tutelage.collector import Collector
 from tutelage.errors import InputError, ModelFailed, ModelUnavailable, StoreError
 from tutelage.executor import ACTIONS, Action, AgileExecutor, Session, action, confidence_of, reward_of, writes_of
 from tutelage.experience.conversations import segment_turns
@@ -19,7 +20,7 @@ from tutelage.experience.store import to_json
 from tutelage.grader import as_grader
 from tutelage.knowledge import Exemplar, Insight, Knowledge, Retrieval
 from tutelage.learners.rollouts import read_experience
-from tutelage.practice import Collector, Practice
+from tutelage.practice import Practice
 from tutelage.records import (
     Advice,
     Completion,

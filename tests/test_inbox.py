@@ -22,11 +22,11 @@ from sqlalchemy import create_engine
 
 import tutelage as tt
 from tutelage.advice import Advisor, Question, ReferenceAdvisor
+from tutelage.collector import Collector, Job
 from tutelage.errors import InputError, StoreError
 from tutelage.experience import migrations
 from tutelage.experience.store import Store
 from tutelage.inbox import GO_ON, WAIT, Inbox, Person, PersonGrader, State, Terms
-from tutelage.practice import Collector, Job
 
 POSTGRES = os.environ.get("TUTELAGE_POSTGRES")
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.server)]

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import tutelage as tt
 from tutelage.cli import app
+from tutelage.collector import Job
 from tutelage.commands.judge_cli import judge_app
 from tutelage.commands.judge_view import bins_of
 from tutelage.errors import BudgetExceeded, InputError, TutelageError
@@ -26,7 +27,6 @@ from tutelage.graders.load import make_grader
 from tutelage.graders.monitored import Trail, log_of
 from tutelage.inbox import Inbox
 from tutelage.model import _load
-from tutelage.practice import Job
 from tutelage.records import Message
 
 SCRIPT = '''

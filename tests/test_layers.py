@@ -40,6 +40,7 @@ LAYERS = [
     ["environments"],
     ["workflows"],
     ["budget"],
+    ["collector"],
     ["practice"],
     ["upkeep", "worth", "streams"],
     ["learner"],

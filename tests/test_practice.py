@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 import tutelage as tt
+from tutelage.collector import FAILURES_IN_A_ROW, Job
 from tutelage.errors import BudgetExceeded, ModelUnavailable, SealedError
 from tutelage.models import scripted
-from tutelage.practice import FAILURES_IN_A_ROW, Job
 from tutelage.prices import Price
 
 

@@ -350,7 +350,7 @@ async def test_a_learner_that_changes_no_executor_keeps_nothing_about_it(tmp_pat
 async def test_a_model_that_advises_is_metered_and_its_price_is_part_of_the_costs(monkeypatch, tmp_path):
     price = tt.Price(input=1.0, output=1.0)
     big = tt.Scripted(lambda m, t, s: WORDS[re.search(r"of (\w+) asks", m[-1].text)[1]], name="scripted:big", price=price)
-    monkeypatch.setattr("tutelage.practice.load_model", lambda name, adapter=None: big)
+    monkeypatch.setattr("tutelage.collector.load_model", lambda name, adapter=None: big)
     advisor = build_advisor({"model": {"model": "scripted:big"}}, tasks=TEST, place=tmp_path / "x", folder=tmp_path)
     one = study(advisor=advisor, agents={"remembers": agent()}, out=tmp_path)
     report = await one.arun()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tutelage.agent import Agent as Agent
     from tutelage.agent import Limits as Limits
     from tutelage.budget import Budget as Budget
+    from tutelage.collector import Collector as Collector
     from tutelage.environment import Environment as Environment
     from tutelage.environments.check import check_environment as check_environment
     from tutelage.environments.code import CodeEnvironment as CodeEnvironment
@@ -116,7 +117,6 @@ if TYPE_CHECKING:
     from tutelage.models.gguf import GGUF as GGUF
     from tutelage.models.huggingface import HuggingFace as HuggingFace
     from tutelage.models.scripted import Scripted as Scripted
-    from tutelage.practice import Collector as Collector
     from tutelage.practice import Practice as Practice
     from tutelage.prices import Price as Price
     from tutelage.records import Completion as Completion

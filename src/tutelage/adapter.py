@@ -81,6 +81,55 @@ def read_adapter(folder: str | Path) -> Adapter:
     return found.model_copy(update={"folder": str(Path(folder).absolute())})
 
 
+@dataclass(frozen=True)
+class FoundAdapter:
+    """A folder that is an adapter's, or was. adapter: None where its manifest cannot be read. damage: what is wrong with it, if anything.
+
+    size: of its tensors, in bytes. when: its manifest was written, in seconds since 1970 (a copy may keep that time or not).
+    """
+
+    folder: Path
+    adapter: Adapter | None
+    damage: str | None
+    size: int
+    when: float
+
+
+def find_adapters(*folders: str | Path, whole: bool = True) -> list[FoundAdapter]:
+    """All adapters in folders and below them, such as runs; the newest first. A damaged one is among them, with the reason.
+
+    whole: read every weight to see whether it is the one that was saved. Raises `InputError` for a folder that is not there.
+    """
+    manifests: dict[Path, None] = {}
+    for each in folders:
+        folder = Path(each)
+        if not folder.is_dir():
+            raise InputError("no such folder; name a run, or a folder of runs", file=folder)
+        inside = (path for path in sorted(folder.rglob(MANIFEST)) if not _is_hidden(path.relative_to(folder)))
+        manifests.update(dict.fromkeys(path.absolute() for path in inside))
+    return sorted((_found(path.parent, whole=whole) for path in manifests), key=lambda one: (-one.when, str(one.folder)))
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether it lies in a folder that somebody is still writing."""
+    return any(part.startswith(".") for part in path.parts[:-1])
+
+
+def _found(folder: Path, *, whole: bool) -> FoundAdapter:
+    adapter, damage, size = None, None, 0
+    when = (folder / MANIFEST).stat().st_mtime
+    try:
+        adapter = read_adapter(folder)
+        size = sum(tensor.end - tensor.start for tensor in stored_tensors(folder).values())
+        if whole:
+            verify(adapter)
+    except InputError as wrong:
+        damage = str(wrong)
+    except (OSError, UnicodeError) as unreadable:
+        damage = f"{folder}: cannot be read ({unreadable})"
+    return FoundAdapter(folder, adapter, damage, size, when)
+
+
 def as_adapter(value: Any) -> Any:
     """A folder's path becomes the adapter in it; everything else is returned as it is."""
     return read_adapter(value) if isinstance(value, str | Path) else value

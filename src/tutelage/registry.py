@@ -112,7 +112,7 @@ PUBLIC = {
     "CalibratedJudge": "tutelage.graders.calibrated_judge:CalibratedJudge",
     "Cascade": "tutelage.graders.cascade:Cascade",
     "CodeEnvironment": "tutelage.environments.code:CodeEnvironment",
-    "Collector": "tutelage.practice:Collector",
+    "Collector": "tutelage.collector:Collector",
     "Completion": "tutelage.records:Completion",
     "Contains": "tutelage.graders.rules:Contains",
     "Curate": "tutelage.learners.curate:Curate",

@@ -22,13 +22,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from tutelage.agent import Agent
+from tutelage.collector import Collector, Job
 from tutelage.errors import InputError
 from tutelage.executor import reward_of, writes_of
 from tutelage.experience.store import Store
 from tutelage.files import write_atomically
 from tutelage.history import add
 from tutelage.knowledge import Exemplar, Knowledge
-from tutelage.practice import Collector, Job, Practice
+from tutelage.practice import Practice
 from tutelage.progress import Stage
 from tutelage.records import Episode, Experience, Record, StopReason, Task, content_id
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tutelage.collector import Collector, Job
 from tutelage.experience.store import RunLock, Store
 from tutelage.graders.load import make_grader
-from tutelage.practice import Collector, Job
 from tutelage.progress import Bars
 from tutelage.records import Experience, Record
 from tutelage.study.config import load_agent

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tutelage.budget import Budget
+from tutelage.collector import Collector
 from tutelage.commands.judge_page import write_page
 from tutelage.commands.judge_runs import run_rows
 from tutelage.commands.judge_view import audit_rows, print_agreement, print_certificates, print_rows
@@ -25,7 +26,6 @@ from tutelage.graders.judge_case import Case
 from tutelage.graders.judge_file import Made, read_judges
 from tutelage.graders.labels import KNOWN, Item, Kind, Labelled, read_items, read_labelled
 from tutelage.graders.monitored import Trail
-from tutelage.practice import Collector
 from tutelage.progress import Bars, Progress
 from tutelage.suggest import unknown
 

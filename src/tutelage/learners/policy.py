@@ -131,7 +131,8 @@ class _Run:
         self.weights = Weights.open(self.base, self.agent, self.settings, folder, f"{self.by}-{self.id}", seed, facts)
         rollout = self.settings.loop.rollout
         self.model, self.engine = choose_engine(self.agent.model, self.base, rollout, on_gpu=self.weights.on_gpu)
-        self.foreign = samples_otherwise(self.model, self.engine, self.weights.number_format)
+        in_4bit = self.settings.train.load_in_4bit  # what samples has the whole base
+        self.foreign = in_4bit or samples_otherwise(self.model, self.engine, self.weights.number_format)
         if restored := self.weights.restore():
             self.state = self.saved = restored
             self.practice.spend(restored.cost)  # the episodes before the checkpoint are not asked for again

@@ -12,7 +12,7 @@ from tutelage.errors import InputError
 from tutelage.records import Record
 from tutelage.suggest import unknown
 from tutelage.training.policy_gradient import PolicyGradient, described
-from tutelage.training.settings import Kind, TrainSettings, read_settings
+from tutelage.training.settings import SPEED_ONLY, Kind, TrainSettings, read_settings
 
 
 class Loop(Record):
@@ -76,7 +76,7 @@ class PolicySettings:
         unused = {"min_confidence": self.loop.min_confidence is None, "weigh_by_confidence": not self.loop.weigh_by_confidence}
         left_out = {"save_steps", *(name for name, is_unused in unused.items() if is_unused)}  # so that they are no new settings
         loop = self.loop.model_dump(mode="json", exclude=left_out) | {"dynamic_sampling": self.dynamic}
-        return {**loop, **described(self.policy), **self.train.model_dump(mode="json")}
+        return {**loop, **described(self.policy), **self.train.model_dump(mode="json", exclude=set(SPEED_ONLY))}
 
     def forecast_episodes(self, n_tasks: int) -> int:
         """How many episodes there are at most: as if every round of every step were needed."""

@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from tutelage.advice import Advisor
 from tutelage.agent import Agent
 from tutelage.budget import Budget, Cost
+from tutelage.collector import Collector
 from tutelage.environment import EnvironmentFactory
 from tutelage.errors import InputError, MissingExtra
 from tutelage.experience.store import RunLock, Store
@@ -25,7 +26,7 @@ from tutelage.files import remove_leftovers, write_atomically
 from tutelage.grader import Grader
 from tutelage.history import merge, people_part
 from tutelage.learner import Learner, Need, learn_once
-from tutelage.practice import Collector, Practice
+from tutelage.practice import Practice
 from tutelage.prices import Price
 from tutelage.progress import Progress
 from tutelage.records import Experience, Task, content_id

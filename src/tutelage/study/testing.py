@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tutelage.agent import Agent
+from tutelage.collector import Collector, Job
 from tutelage.executor import AgileExecutor
-from tutelage.practice import Collector, Job
 from tutelage.records import Experience, Task
 from tutelage.streams import knowing, paid, run_stream, save_stream, shuffled
 from tutelage.study.executors import names_of
