@@ -1,11 +1,13 @@
 """AGILE's claim, tried: does an agent learn by reinforcement when advice is worth its price, beyond what imitation taught it?
 
-    python benchmarks/agile.py [--quick] [--out FOLDER] [--json FILE] [--only ARM ...]
+    python benchmarks/agile.py [--quick] [--out FOLDER] [--json FILE] [--only ARM ...] [--rules contrary]
     python benchmarks/agile.py --data productqa [--model hf:FOLDER]        see agile_productqa.py
 
 Each shop of `shop` has hidden rules of its own. A stream is 60 questions to one shop: half are facts that its table answers, half need a
 rule as well, which an expert tells at a price. What was kept of it is found again with later questions about the same rule, if they are
-worded alike. The pupil is a small Llama, made here from nothing in other shops (`agile_pupil.py`): it can look up, apply a rule, keep
+worded alike. Of sensible rules only the exact threshold is hidden, and a good guess is mostly right; whether a contrary rule goes one way
+or the other is a coin's toss in each shop, so that a guess is worth nothing (in that world all products are lamps, whose rules come back
+more often). The pupil is a small Llama, made here from nothing in other shops (`agile_pupil.py`): it can look up, apply a rule, keep
 what it is told and guess, and asks at random. All arms learn in the same shops and are tested in shops that no arm has seen:
 
     untrained        the pupil
@@ -64,6 +66,9 @@ SIMILAR = 0.4
 QUICK = Plan(
     sessions=16, practice=24, train=3, held=1, test=3, width=64, layers=3, pretrain=250, rows=32, steps=2, streams=2, length=8, tries=2
 )
+
+
+WORLDS: dict[str, dict[str, Any]] = {"sensible": {}, "contrary": {"contrary": 0.5, "groups": ("lamps",)}}
 
 
 @dataclass(frozen=True)
@@ -286,6 +291,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--data", choices=("shop", "productqa"), default="shop")
     parser.add_argument("--steps", type=int, help="steps of reinforcement")
     shop = parser.add_argument_group("shop")
+    shop.add_argument("--rules", choices=WORLDS, default="sensible", help="of the shops (default: %(default)s)")
     shop.add_argument("--only", nargs="+", default=(), metavar="ARM", help="only these arms, and what they start from")
     productqa = parser.add_argument_group("productqa")
     productqa.add_argument("--model", help="the agent's model (default: gguf:smollm2-135m)")
@@ -307,7 +313,8 @@ def main() -> None:
     for name in chosen.only:
         if name not in known:
             raise InputError(f"there is no arm `{name}`. Known: {', '.join(known)}", field="only")
-    parts = ("agile", *(("productqa",) if chosen.data == "productqa" else ()), *(("quick",) if chosen.quick else ()))
+    world = chosen.data if chosen.data == "productqa" else chosen.rules
+    parts = ("agile", *((world,) if world != "sensible" else ()), *(("quick",) if chosen.quick else ()))
     out = chosen.out or ROOT / "runs" / "-".join(parts)
     out.mkdir(parents=True, exist_ok=True)
     if chosen.data == "productqa":
@@ -316,7 +323,7 @@ def main() -> None:
         )
         data = agile_productqa.run(size, out)
     else:
-        data = run(replace(QUICK if chosen.quick else Plan(), **given(chosen, "steps")), out, chosen.only)
+        data = run(replace(QUICK if chosen.quick else Plan(), **WORLDS[chosen.rules], **given(chosen, "steps")), out, chosen.only)
     write_atomically(chosen.json or out / "agile.json", json.dumps(data, indent=1) + "\n")
 
 

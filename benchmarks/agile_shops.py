@@ -34,15 +34,17 @@ _FIRST = {"practice": 10_000, "train": 20_000, "held": 30_000, "test": 40_000}
 class Plan:
     """What is measured.
 
-    groups: of the shop's catalogue. products: in each. sessions: of a stream, of which half are reasoning questions. practice, train, held,
-    test: shops the pupil is made with, learned in, judged in and tested in. width, layers: of the pupil; pretrain: its batches, of so many
-    rows. epochs: of imitation. steps, streams, length, tries: of reinforcement: streams a step, their sessions, and attempts from each
-    memory. rate: of learning; twice that in imitation. seed: of it all.
+    groups: of the shop's catalogue. products: in each. contrary: the share of rules that are the opposite of what one would think.
+    sessions: of a stream, of which half are reasoning questions. practice, train, held, test: shops the pupil is made with, learned in,
+    judged in and tested in. width, layers: of the pupil; pretrain: its batches, of so many rows. epochs: of imitation. steps, streams,
+    length, tries: of reinforcement: streams a step, their sessions, and attempts from each memory. rate: of learning; twice that in
+    imitation. seed: of it all.
     """
 
     groups: tuple[str, ...] = ("lamps", "pans")
     others: tuple[str, ...] = ("fact",)
     products: int = 30
+    contrary: float = 0.0
     sessions: int = 60
     practice: int = 120
     train: int = 12
@@ -63,7 +65,7 @@ class Plan:
     @cached_property
     def pupil_id(self) -> str:
         """What the pupil depends on."""
-        own = ("groups", "others", "products", "sessions", "practice", "width", "layers", "pretrain", "rows")
+        own = ("groups", "others", "products", "contrary", "sessions", "practice", "width", "layers", "pretrain", "rows")
         return content_id({name: value for name, value in asdict(self).items() if name in own})
 
 
@@ -76,7 +78,7 @@ def shop(plan: Plan, side: str, number: int) -> tuple[Task, ...]:
     """The questions to one shop, in the order of a stream."""
     seed = _FIRST[side] + number
     half = plan.sessions // 2
-    where: dict[str, Any] = {"groups": plan.groups, "products": plan.products}
+    where: dict[str, Any] = {"groups": plan.groups, "products": plan.products, "contrary": plan.contrary}
     tasks = [*shop_tasks(half, seed, kinds=("reasoning",), **where), *shop_tasks(plan.sessions - half, seed, kinds=plan.others, **where)]
     return shuffled(tasks, seed)
 

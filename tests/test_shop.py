@@ -156,6 +156,20 @@ def test_rules_can_flip_half_way() -> None:
     assert re.search(r"is (below|above|none of) ", expert_answer(flipping[60]))
 
 
+def test_rules_can_be_contrary() -> None:
+    plain = shop_tasks(200, 5, kinds=("reasoning",))
+    half = shop_tasks(200, 5, kinds=("reasoning",), contrary=0.5)
+    assert [task.text for task in half] == [task.text for task in plain]
+    rules = [str(task.environment["rule"]) for task in plain]
+    turned = {rule for rule, one, other in zip(rules, plain, half, strict=True) if key(one) != key(other)}
+    assert 0 < len(turned) < len(set(rules))  # a rule is turned round in all questions, or in none
+    for rule, one, other in zip(rules, plain, half, strict=True):
+        assert (key(one) != key(other)) == (rule in turned) == bool(re.search(r"is (below|above|none of) ", expert_answer(other)))
+    assert shop_tasks(200, 5, kinds=("reasoning",), contrary=0) == plain
+    with pytest.raises(InputError, match="share from 0 to 1"):
+        shop_tasks(1, 0, contrary=1.5)
+
+
 def test_kinds_groups_and_sizes_can_be_chosen() -> None:
     tasks = shop_tasks(30, 0, kinds=("search",), groups=("lamps",), products=12)
     assert {(task.kind, task.environment["group"]) for task in tasks} == {("search", "lamps")}

@@ -93,20 +93,24 @@ def shop_tasks(
     groups: Sequence[str] | None = None,
     products: int = 30,
     flip_after: int | None = None,
+    contrary: float = 0.0,
 ) -> tuple[Task, ...]:
     """`n` questions to the shop of a seed, the kinds taking turns; fewer tasks are the beginning of more. No question comes twice.
 
     groups: of the catalogue (None: all). products: in each group. flip_after: from this task on every hidden rule is its opposite, for
-    studies of a changing world.
+    studies of a changing world. contrary: so many of the rules, drawn by the seed, are the opposite of what one would think (.5: nobody can
+    guess which way round one goes).
 
     The task's message is the question; its kind is that of the question; its reference is [short answer, long answer], both acceptable
     texts for graders that compare texts, the short one being what exemplars show. The long answer says the hidden rule. What grading
     needs stands in `task.environment`. Raises `InputError` for an unknown kind or group, and where the shop has fewer questions.
     """
+    if not 0 <= contrary <= 1:
+        raise InputError(f"is a share from 0 to 1, and this is {contrary:g}", field="contrary")
     chosen = _known(kinds, KINDS, "kinds"), _known(list(GROUPS) if groups is None else groups, GROUPS, "groups")
     shop = open_shop(seed, products)
     tasks: list[Task] = []
-    streams = _streams(shop, *chosen, flipped=lambda: flip_after is not None and len(tasks) >= flip_after)
+    streams = _streams(shop, *chosen, flipped=lambda: flip_after is not None and len(tasks) >= flip_after, contrary=contrary)
     while len(tasks) < n:
         kind = chosen[0][len(tasks) % len(chosen[0])]
         question = next(streams[kind], None)
@@ -155,12 +159,14 @@ def _known(names: Sequence[str], known: Sequence[str] | dict[str, Any], field_na
     return tuple(dict.fromkeys(names))
 
 
-def _streams(shop: Shop, kinds: Sequence[str], groups: Sequence[str], *, flipped: Callable[[], bool]) -> dict[str, Iterator[Question]]:
+def _streams(
+    shop: Shop, kinds: Sequence[str], groups: Sequence[str], *, flipped: Callable[[], bool], contrary: float
+) -> dict[str, Iterator[Question]]:
     seeds = {kind: random.Random(f"{shop.seed}/{shop.products}/{','.join(groups)}/{kind}") for kind in kinds}
     make: dict[str, Callable[[random.Random], Iterator[Question]]] = {
         "fact": lambda rng: facts(shop, groups, rng),
         "search": lambda rng: searches(shop, groups, rng),
-        "reasoning": lambda rng: reasonings(shop, groups, rng, flipped),
+        "reasoning": lambda rng: reasonings(shop, groups, rng, flipped, contrary),
     }
     return {kind: make[kind](rng) for kind, rng in seeds.items()}
 

@@ -81,9 +81,12 @@ def _fact_words(column: Column, title: str, value: Value) -> str:
     return f"The {column.label} of the {title} is {column.shown(value)}."
 
 
-def reasonings(shop: Shop, groups: Sequence[str], rng: random.Random, flipped: Flipped) -> Iterator[Question]:
-    """Every rule with every product; for each rule the answers yes and no take turns while there are both."""
-    bags = [_Bag(shop, group, rule.name, rng) for group in groups for rule in GROUPS[group].rules]
+def reasonings(shop: Shop, groups: Sequence[str], rng: random.Random, flipped: Flipped, contrary: float = 0.0) -> Iterator[Question]:
+    """Every rule with every product; for each rule the answers yes and no take turns while there are both.
+
+    contrary: so many of the rules, drawn by the shop's seed, are the opposite of what they would be.
+    """
+    bags = [_Bag(shop, group, rule.name, rng, contrary) for group in groups for rule in GROUPS[group].rules]
     while bags:
         rng.shuffle(bags)
         for bag in list(bags):
@@ -97,8 +100,9 @@ def reasonings(shop: Shop, groups: Sequence[str], rng: random.Random, flipped: F
 class _Bag:
     """The questions about one rule that are left, by whether the rule (as it was at first) holds."""
 
-    def __init__(self, shop: Shop, group: str, rule: str, rng: random.Random) -> None:
+    def __init__(self, shop: Shop, group: str, rule: str, rng: random.Random, contrary: float) -> None:
         self.shop, self.group = shop, GROUPS[group]
+        self.contrary = random.Random(f"{shop.seed}/{group}/{rule}/contrary").random() < contrary
         self.law = shop.law(group, rule)
         self.wanted = rng.random() < 0.5
         self.left: dict[bool, list[tuple[Row, str]]] = {True: [], False: []}
@@ -118,7 +122,7 @@ class _Bag:
             return None
         self.wanted = not wanted
         row, ask = self.left[wanted].pop()
-        law = Law(self.law.rule, self.law.threshold, flipped)
+        law = Law(self.law.rule, self.law.threshold, flipped != self.contrary)
         return _reasoning(self.group, law, row, ask)
 
 
