@@ -117,6 +117,18 @@ async def test_asking_again_in_other_words_does_not_mend_an_error():
     assert await answers(advisor) == await answers(advisor, text="Are you sure?", episode="another", agent_version="v2")
 
 
+def test_what_is_learned_depends_on_how_the_expert_errs():
+    agent = tt.Agent(model=tt.Scripted(""))
+
+    def fingerprint(**expert) -> str:
+        collector = Collector(Exact(), advisor=ReferenceAdvisor(TASKS[:3], **expert))
+        return Practice(TASKS[:3], collector).fingerprint(agent, {})
+
+    known = [fingerprint(), fingerprint(error_rate=0.2), fingerprint(error_rate=0.2, seed=1), fingerprint(name="anna")]
+    assert len(set(known)) == 4
+    assert fingerprint(error_rate=0.2) == known[1]
+
+
 async def test_who_always_errs_gives_another_choice():
     advisor = ReferenceAdvisor([task(1, "b")], error_rate=1.0)
     question = asked(task(1, "b"), choices=("a", "b"))

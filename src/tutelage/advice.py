@@ -32,6 +32,7 @@ __all__ = [
     "Question",
     "ReferenceAdvisor",
     "advisor_messages",
+    "described_advisor",
     "read_answer",
     "reference_text",
     "score_of",
@@ -96,6 +97,14 @@ class Advisor(Protocol):
         `BudgetExceeded` where a model is asked, `StoreError` where the answer cannot be kept.
         """
         ...
+
+
+def described_advisor(advisor: Advisor) -> dict[str, Any]:
+    """All that is known to decide its answers, as JSON."""
+    if describe := getattr(advisor, "described", None):
+        return dict(describe())
+    known = {name: getattr(advisor, name) for name in ("error_rate", "seed") if hasattr(advisor, name)}
+    return {"name": advisor.name, **known}
 
 
 def read_answer(question: Question, answer: str) -> str:

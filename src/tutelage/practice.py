@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pydantic import JsonValue
 
-from tutelage.advice import Advisor
+from tutelage.advice import Advisor, described_advisor
 from tutelage.agent import Agent
 from tutelage.budget import Account, Cost, outside
 from tutelage.collector import Collector, Job
@@ -103,7 +103,7 @@ class Practice:
     def fingerprint(self, agent: Agent, described: Mapping[str, Any]) -> str:
         """Hash of everything that a learner, so described, depends on when it begins with this agent."""
         own = [agent.version, described, [task.id for task in self.tasks], self.seed, self.grader.name]
-        return content_id([*own, self.advisor.name] if self.advisor else own)
+        return content_id([*own, described_advisor(self.advisor)] if self.advisor else own)
 
     @property
     def advisor(self) -> Advisor | None:

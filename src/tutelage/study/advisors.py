@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from tutelage.advice import INSTRUCTIONS, Advice, Advisor, ModelAdvisor, Question, ReferenceAdvisor, reference_text
+from tutelage.advice import INSTRUCTIONS, Advice, Advisor, ModelAdvisor, Question, ReferenceAdvisor, described_advisor, reference_text
 from tutelage.errors import InputError
 from tutelage.files import write_atomically
 from tutelage.graders.judge_models import Models
@@ -37,14 +37,6 @@ class AsksModels(Protocol):
 def bind_advisor(advisor: Advisor | None, models: Models) -> Advisor | None:
     """The advisor with the models that it is to ask; one that asks none as it is."""
     return advisor.bind(models) if isinstance(advisor, AsksModels) else advisor
-
-
-def described_advisor(advisor: Advisor) -> dict[str, Any]:
-    """All that is known to decide its answers, as JSON."""
-    if describe := getattr(advisor, "described", None):
-        return dict(describe())
-    known = {name: getattr(advisor, name) for name in ("error_rate", "seed") if hasattr(advisor, name)}
-    return {"name": advisor.name, **known}
 
 
 def refuse_another(folder: Path, advisor: Advisor | None) -> None:

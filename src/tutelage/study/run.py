@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from tutelage.advice import Advisor
+from tutelage.advice import Advisor, described_advisor
 from tutelage.agent import Agent
 from tutelage.budget import Budget, Cost
 from tutelage.collector import Collector
@@ -30,7 +30,7 @@ from tutelage.practice import Practice
 from tutelage.prices import Price
 from tutelage.progress import Progress
 from tutelage.records import Experience, Task, content_id
-from tutelage.study.advisors import bind_advisor, described_advisor, refuse_another
+from tutelage.study.advisors import bind_advisor, refuse_another
 from tutelage.study.cheap import advisor_answers, cheap_answers
 from tutelage.study.contamination import contamination_lines, find_contamination
 from tutelage.study.executors import executor_changes
