@@ -305,6 +305,8 @@ def test_load_is_find_for_every_key(store: Store) -> None:
     assert list(loaded) == [(task, seed, attempt) for task in ("t2", "t1", "t3") for seed in (0, 1) for attempt in (0, 1)]
     assert all(store.find("s", "v1", *key, grader="g") == found for key, found in loaded.items())
     assert store.load("s", "v1", "g", seed=1) == {key: found for key, found in loaded.items() if key[1] == 1}
+    assert store.load("s", "v1", "g", task_ids={"t1", "t9"}) == {key: found for key, found in loaded.items() if key[0] == "t1"}
+    assert store.load("s", "v1", "g", task_ids=set()) == {}
 
 
 def test_a_new_grade_counts_and_the_old_one_stays(store: Store) -> None:

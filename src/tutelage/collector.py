@@ -32,6 +32,8 @@ from tutelage.records import Experience, StopReason, Task
 FAILURES_IN_A_ROW = 10
 """So many episodes in a row that end with a failed model call stop the run: the model is down, whatever it says."""
 
+FEW = 500
+"""So many tasks are named when the store is asked for their episodes (databases limit that); of more, all of the agent's are read."""
 
 _Key = tuple[str, str, int, int]
 """Agent version, task id, seed, attempt."""
@@ -147,7 +149,8 @@ class Collector:
             jobs.setdefault(agent.version, []).append(job)
         found: dict[_Key, Experience] = {}
         for version, own in jobs.items():
-            done = self.store.load(self.study, version, self.grader.name)
+            wanted = {job.task.id for job in own}
+            done = self.store.load(self.study, version, self.grader.name, task_ids=wanted if len(wanted) <= FEW else None)
             await self._grade_what_failed(own, done)
             found.update({(version, *key): experience for key, experience in done.items()})
         return found

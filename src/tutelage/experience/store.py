@@ -6,7 +6,7 @@ Episodes and grades are only ever added. Everything else that is made from them 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import isfinite
@@ -171,11 +171,21 @@ class Store:
         query = _graded(grader).where(*_key_is(study, agent_version, (task_id, seed, attempt)), _FINISHED).order_by(episodes.c.id).limit(1)
         return next((self._experience(row) for row in self._database.rows(query)), None)
 
-    def load(self, study: str, agent_version: str, grader: str | None = None, *, seed: int | None = None) -> dict[_Key, Experience]:
-        """Everything that `find` would give for an agent in a study, by (task id, seed, attempt)."""
+    def load(
+        self,
+        study: str,
+        agent_version: str,
+        grader: str | None = None,
+        *,
+        seed: int | None = None,
+        task_ids: Collection[str] | None = None,
+    ) -> dict[_Key, Experience]:
+        """Everything that `find` would give for an agent in a study, by (task id, seed, attempt). task_ids: of these tasks only."""
         query = _graded(grader).where(episodes.c.study == study, episodes.c.agent_version == agent_version, _FINISHED)
         if seed is not None:
             query = query.where(episodes.c.seed == seed)
+        if task_ids is not None:
+            query = query.where(episodes.c.task_id.in_(task_ids))
         first: dict[_Key, Row[Any]] = {}
         for row in self._database.rows(query.order_by(episodes.c.id)):
             first.setdefault((row.task_id, row.seed, row.attempt), row)
