@@ -1,6 +1,6 @@
 """Training beside TRL: the same base, rows, LoRA, learning rate and reward; seconds a step, tokens a second, peak memory, losses.
 
-    python benchmarks/training.py [--only sft-long ...] [--steps 4] [--threads 2] [--dtype bfloat16] [--json FILE]
+    python benchmarks/training.py [--only sft-long ...] [--model FILE.gguf] [--steps 4] [--threads 2] [--dtype bfloat16] [--json FILE]
 
 Each side runs in a process of its own, one after the other, so that peak memory is its own. SFT: help-desk rows (about 690 tokens each, of
 which all but some 60 are the same instructions and tools) in steps of 4 rows, and of 16 for tutelage alone where TRL would not fit.
@@ -9,6 +9,11 @@ tutelage a step is all that the learner does: sampling, storing, grading, updati
 (`gguf`) sampling. Where TRL trains on four completions at once, it still samples all together. --dtype: what both sides compute in
 (weights stay in float32); bfloat16 pays only on processors that multiply it in hardware. The first step warms up and is left out of the
 means. A run that is killed for memory is listed so.
+
+sft-long-memory, sft-short-memory: the same rows with each side's ways to need less: checkpointing of activations, fewer rows (TRL) or
+tokens (tutelage) at once with the gradients of a step added up, both, and Liger's kernels in TRL, which need a GPU and are listed with the
+reason where there is none. TRL's loss cuts the logits by itself. `nothing shared` is tutelage without the gain from rows that begin alike.
+--model: another base for all sides, such as a .gguf file.
 """
 
 from __future__ import annotations
@@ -31,22 +36,40 @@ from rich.table import Table
 from common import machine
 from training_job import Job, Measured
 
+_LESS: dict[str, dict[str, Any]] = {
+    "trl": {},
+    "trl, checkpointing": {"checkpointing": True},
+    "trl, 1 row at once": {"micro": 1},
+    "trl, both": {"checkpointing": True, "micro": 1},
+    "trl, liger": {"liger": True},
+    "tutelage": {},
+    "tutelage, nothing shared": {"share": False},
+    "tutelage, checkpointing": {"checkpointing": True},
+    "tutelage, 512 tokens at once": {"micro_tokens": 512},
+    "tutelage, both": {"checkpointing": True, "micro_tokens": 512},
+    "tutelage, both, nothing shared": {"checkpointing": True, "micro_tokens": 512, "share": False},
+}
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "sft-short": {"trl": {}, "tutelage": {}},
     "sft-long": {"trl": {}, "tutelage": {}, "tutelage, 16 rows": {"batch": 16}},
     "grpo-short": {"trl": {}, "tutelage hf": {"engine": "hf"}, "tutelage gguf": {"engine": "gguf"}},
     "grpo-long": {"trl": {}, "trl, 4 at once": {"micro": 4}, "tutelage hf": {"engine": "hf"}, "tutelage gguf": {"engine": "gguf"}},
+    "sft-short-memory": _LESS,
+    "sft-long-memory": _LESS,
 }
 """Case -> side -> what differs from the job's defaults."""
+USUAL = [case for case in CASES if not case.endswith("-memory")]
+"""What is run where nothing else is asked for."""
 
 
-def work(case: str, side: str, steps: int, dtype: str) -> Measured:
+def work(case: str, side: str, model: str, steps: int, dtype: str) -> Measured:
     """One side of one case, in this process."""
     from tutelage.training.base import find_base
 
-    kind, prompts = case.split("-")
+    kind, prompts = case.removesuffix("-memory").split("-")
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(base=str(find_base("smollm2-135m").folder), folder=Path(folder), prompts=prompts, steps=steps, dtype=dtype)
+        base = str(find_base(model).folder)
+        job = Job(base=base, folder=Path(folder), prompts=prompts, steps=steps, dtype=dtype, model=model)
         job = replace(job, **CASES[case][side])
         if side.startswith("trl"):
             import training_trl as module
@@ -56,9 +79,9 @@ def work(case: str, side: str, steps: int, dtype: str) -> Measured:
     return replace(measured, peak_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
-def run_apart(case: str, side: str, steps: int, threads: int, dtype: str) -> Measured | str:
+def run_apart(case: str, side: str, model: str, steps: int, threads: int, dtype: str) -> Measured | str:
     """The same in a process of its own; words where it did not end well."""
-    command = [sys.executable, __file__, "--worker", case, side, "--steps", str(steps), "--dtype", dtype]
+    command = [sys.executable, __file__, "--worker", case, side, "--model", model, "--steps", str(steps), "--dtype", dtype]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode == -9:
@@ -71,7 +94,8 @@ def run_apart(case: str, side: str, steps: int, threads: int, dtype: str) -> Mea
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--only", nargs="+", choices=CASES, default=USUAL)
+    parser.add_argument("--model", default="smollm2-135m", type=lambda text: str(Path(text).expanduser()))
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -79,17 +103,20 @@ def main() -> None:
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.worker:
-        print("MEASURED", json.dumps(work(*chosen.worker, chosen.steps, chosen.dtype).data()))
+        print("MEASURED", json.dumps(work(*chosen.worker, chosen.model, chosen.steps, chosen.dtype).data()))
         return
     results: dict[str, dict[str, Any]] = {}
     for case in chosen.only:
-        sides = {side: run_apart(case, side, chosen.steps, chosen.threads, chosen.dtype) for side in CASES[case]}
+        sides = {side: run_apart(case, side, chosen.model, chosen.steps, chosen.threads, chosen.dtype) for side in CASES[case]}
         show(case, sides)
         results[case] = {side: found if isinstance(found, str) else found.data() for side, found in sides.items()}
         if chosen.json:
             versions = {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
             chosen.json.write_text(
-                json.dumps({"machine": machine(), "dtype": chosen.dtype, "versions": versions, "results": results}, indent=1) + "\n"
+                json.dumps(
+                    {"machine": machine(), "model": chosen.model, "dtype": chosen.dtype, "versions": versions, "results": results}, indent=1
+                )
+                + "\n"
             )
 
 

@@ -14,7 +14,9 @@ LEARNING_RATE = 1e-4
 class Job:
     """base: a transformers folder. prompts: `long` (instructions, 13 tools, the question: about 690 tokens) or `short` (the question).
 
-    dtype: what both compute in; weights stay in float32. micro: samples that TRL trains on at once (0: all of a step).
+    model: what the base was made from, as the agents name it. dtype: what both compute in; weights stay in float32. micro: samples that
+    TRL trains on at once (0: all of a step). micro_tokens: tokens that tutelage trains on at once (0: as it comes). share: compute what
+    rows begin with only once (tutelage). checkpointing: of activations. liger: TRL with the kernels of Liger.
     """
 
     base: str
@@ -28,6 +30,11 @@ class Job:
     engine: str = "hf"
     dtype: str = "float32"
     micro: int = 0
+    model: str = "smollm2-135m"
+    micro_tokens: int = 0
+    share: bool = True
+    checkpointing: bool = False
+    liger: bool = False
 
 
 def reward(ids: Sequence[int]) -> float:

@@ -38,6 +38,9 @@ def sft(job: Job) -> Measured:
         validation=0,
         dtype=job.dtype,
         lora={"r": job.r, "lora_alpha": 2 * job.r},
+        gradient_checkpointing=job.checkpointing,
+        share_prefixes=job.share,
+        max_tokens_per_micro_batch=job.micro_tokens or None,
     )
     practice = learn(job, learner, "hf:" + job.base)
     rows = [json.loads(line) for line in Path(practice.folder / "history.jsonl").read_text().splitlines()]
@@ -57,7 +60,7 @@ def grpo(job: Job) -> Measured:
         lora={"r": job.r, "lora_alpha": 2 * job.r},
         rollout=job.engine,
     )
-    practice = learn(job, learner, "gguf:smollm2-135m")
+    practice = learn(job, learner, f"gguf:{job.model}")
     rows = [json.loads(line) for line in Path(practice.folder / "history.jsonl").read_text().splitlines()]
     seconds = [row["seconds_rollout"] + row["seconds_update"] for row in rows]
     return Measured(seconds, [row["loss"] for row in rows], [round(row["tokens_per_answer"] * job.generations) for row in rows])

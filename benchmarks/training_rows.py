@@ -23,7 +23,7 @@ def agent_and_tasks(job: Job, model: str) -> tuple[tt.Agent, tuple[tt.Task, ...]
 
 def chat_rows(job: Job) -> list[dict[str, Any]]:
     """TRL's conversational prompt-completion rows."""
-    agent, tasks = agent_and_tasks(job, "gguf:smollm2-135m")
+    agent, tasks = agent_and_tasks(job, f"gguf:{job.model}")
     rows = reference_rows(tasks, agent)
 
     def plain(messages: Any) -> list[dict[str, str]]:

@@ -59,7 +59,7 @@ def shared(job: Job) -> dict[str, Any]:
         "seed": 0,
         "bf16": job.dtype == "bfloat16",
         "use_cpu": True,
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": job.checkpointing,
     }
 
 
@@ -76,7 +76,15 @@ def sft(job: Job) -> Measured:
     from trl import SFTConfig, SFTTrainer
 
     model, tokenizer = load(job)
-    args = SFTConfig(**shared(job), per_device_train_batch_size=job.batch, max_length=1024, packing=False, shuffle_dataset=False)
+    args = SFTConfig(
+        **shared(job),
+        per_device_train_batch_size=job.micro or job.batch,
+        gradient_accumulation_steps=job.batch // (job.micro or job.batch),
+        max_length=1024,
+        packing=False,
+        shuffle_dataset=False,
+        use_liger_kernel=job.liger,
+    )
     watch = Watch()
     trainer = SFTTrainer(
         model,

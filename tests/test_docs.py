@@ -109,13 +109,35 @@ def test_python_examples_of_the_docs():
 
 
 @pytest.mark.parametrize(
-    "page", ["environments.md", "expel.md", "judges.md", "knowledge.md", "reflexion.md", "sandbox.md", "upkeep.md", "workflows.md"]
+    "page",
+    [
+        "adapters.md",
+        "environments.md",
+        "expel.md",
+        "judges.md",
+        "knowledge.md",
+        "languages.md",
+        "reflexion.md",
+        "sandbox.md",
+        "upkeep.md",
+        "workflows.md",
+    ],
 )
 def test_other_python_examples_run(page: str, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {"__name__": "example"}  # the blocks of a page follow one another
     for code in blocks(ROOT / "docs" / page, "python"):
         exec(compile(code, page, "exec"), names)  # noqa: S102 (our own example)
+
+
+@pytest.mark.torch
+def test_python_example_of_vision(tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="extra `train` is not installed")
+    pytest.importorskip("PIL", reason="extra `vision` is not installed")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"__name__": "example"}
+    for code in blocks(ROOT / "docs" / "vision.md", "python"):
+        exec(compile(code, "vision.md", "exec"), names)  # noqa: S102 (our own example)
 
 
 @pytest.mark.torch
@@ -135,7 +157,7 @@ def learners_in(text: str) -> list:
     return data.get("learners", []) if isinstance(data, dict) else []
 
 
-@pytest.mark.parametrize("page", ["agile.md", "expel.md", "reflexion.md", "training.md", "upkeep.md"])
+@pytest.mark.parametrize("page", ["agile.md", "expel.md", "reflexion.md", "training.md", "upkeep.md", "vision.md"])
 def test_learners_in_the_docs_can_be_built(page: str, tmp_path):
     (tmp_path / "other.json").write_text(tt.Knowledge(insights=(tt.Insight(text="Be brief."),)).model_dump_json())
     entries = [entry for text in blocks(ROOT / "docs" / page, "yaml") for entry in learners_in(text)]
@@ -149,6 +171,8 @@ def test_learners_in_the_docs_can_be_built(page: str, tmp_path):
 def test_studies_of_the_examples_can_be_loaded(path: Path):
     if path.parent.name == "reasoning":
         pytest.importorskip("reasoning_gym", reason="needs reasoning-gym (pip install 'tutelage[reasoning]')")
+    if path.parent.name == "vision" and not (path.parent / "model").is_dir():
+        pytest.skip("its model is made by make_model.py")
     study = load_study(path, check_models=False)
     study.check()
     assert study.learners

@@ -167,14 +167,14 @@ async def test_the_command_makes_models_for_other_servers(tmp_path: Path):
     model = random_lora(base)
     folder = save_adapter(model, base, tmp_path / "adapters", facts={}).folder
     for out in (tmp_path / "merged.gguf", tmp_path / "merged"):
-        merge = ["merge", folder, "--base", str(path), "--dtype", "float32", "--out", str(out)]
-        done = CliRunner().invoke(adapter_app, merge)
+        fold = ["fold", folder, "--base", str(path), "--dtype", "float32", "--out", str(out)]
+        done = CliRunner().invoke(adapter_app, fold)
         assert (done.exit_code, f"{out}: " in done.output) == (0, True)
     merged = GGUF(tmp_path / "merged.gguf", slots=1, context=256, threads=1)
     completion = await reply(merged)
     assert difference(model, completion) < CLOSE
     assert difference(load_causal_lm(find_base(str(tmp_path / "merged"))), completion) < CLOSE
-    assert "there already" in str(CliRunner().invoke(adapter_app, merge).exception)
+    assert "there already" in str(CliRunner().invoke(adapter_app, fold).exception)
     merged.rest()
 
 

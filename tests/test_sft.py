@@ -26,6 +26,7 @@ from tutelage.training.adapters import load_adapter, save_adapter
 from tutelage.training.base import find_base, load_causal_lm, load_tokenizer
 from tutelage.training.batches import IGNORED, Batch, best_fit, label_logprobs, labels_of, sum_by_owner
 from tutelage.training.chat import TokenRow, render_row
+from tutelage.training.cut_blocks import Blocks
 from tutelage.training.keeper import copy_of, losses
 from tutelage.training.rows import SFTRow
 from tutelage.training.settings import Lora
@@ -230,12 +231,12 @@ def test_rows_of_one_line_do_not_see_each_other(base, tokenizer, kind):
         assert found[True][number].item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_logits_in_chunks_change_nothing(base, tokenizer, monkeypatch):
+def test_logits_in_blocks_change_nothing(base, tokenizer, monkeypatch):
     model = load_causal_lm(base)
     batch = Batch.of([(row.ids, labels_of(row.ids, row.mask)) for row in rendered(tokenizer)], 0, packing=True)
     gradients = []
     for size in (1024, 7):
-        monkeypatch.setattr("tutelage.training.batches.CHUNK", size)
+        monkeypatch.setattr(Blocks, "of", lambda *_, size=size: Blocks(size, size))
         model.zero_grad()
         label_logprobs(model, {"input_ids": batch.input_ids, **batch.inputs}, batch.labels).sum().backward()
         gradients.append(model.get_input_embeddings().weight.grad.clone())

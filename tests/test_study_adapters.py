@@ -237,13 +237,13 @@ def test_show_says_what_it_is_and_whether_it_is_whole(tmp_path: Path):
     assert isinstance(done.exception, InputError)
 
 
-def test_merge_refuses_what_is_there_and_another_base(tmp_path: Path):
+def test_fold_refuses_what_is_there_and_another_base(tmp_path: Path):
     adapter = write_adapter(tmp_path, 7)
     (tmp_path / "old.gguf").write_bytes(b"GGUF")
-    done = CliRunner().invoke(adapter_app, ["merge", adapter.folder, "--out", str(tmp_path / "old.gguf")])
+    done = CliRunner().invoke(adapter_app, ["fold", adapter.folder, "--out", str(tmp_path / "old.gguf")])
     assert "there already" in str(done.exception)
     other = ["--base", str(tmp_path / "old.gguf"), "--out", str(tmp_path / "new.gguf")]
-    done = CliRunner().invoke(adapter_app, ["merge", adapter.folder, *other])
+    done = CliRunner().invoke(adapter_app, ["fold", adapter.folder, *other])
     assert "trained on toy" in str(done.exception)
-    done = CliRunner().invoke(adapter_app, ["merge", adapter.folder, "--out", str(tmp_path / "new.gguf")])
+    done = CliRunner().invoke(adapter_app, ["fold", adapter.folder, "--out", str(tmp_path / "new.gguf")])
     assert "no such file" in str(done.exception)

@@ -327,7 +327,7 @@ def test_it_is_refused_on_another_base_and_under_another_template(folder, pupil,
         assert (code, words in err) == (2, True), err
 
 
-def test_show_and_merge(folder, pupil, tutelage):
+def test_show_and_fold(folder, pupil, tutelage):
     adapter = adapter_of("rlvr")
     code, out, err = tutelage("adapter", "show", adapter.folder)
     assert code == 0, err
@@ -340,7 +340,7 @@ def test_show_and_merge(folder, pupil, tutelage):
         "whole",
     ):
         assert words in out
-    code, out, err = tutelage("adapter", "merge", adapter.folder, "--base", pupil, "--out", "merged", "--dtype", "float32")
+    code, out, err = tutelage("adapter", "fold", adapter.folder, "--base", pupil, "--out", "merged", "--dtype", "float32")
     assert code == 0, err
     write_study(folder, "merged", {}, name="merged")
     assert tutelage("run", "study.yaml")[0] == 0

@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tutelage.adapter import Adapter as Adapter
+    from tutelage.adapter import find_adapters as find_adapters
     from tutelage.adapter import read_adapter as read_adapter
     from tutelage.advice import Advice as Advice
     from tutelage.advice import Advisor as Advisor
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from tutelage.environments.reasoning import reasoning_tasks as reasoning_tasks
     from tutelage.environments.service import ServiceEnvironment as ServiceEnvironment
     from tutelage.environments.service import service_tasks as service_tasks
+    from tutelage.environments.shapes import shapes_tasks as shapes_tasks
     from tutelage.environments.shop import ShopEnvironment as ShopEnvironment
     from tutelage.environments.shop import ShopGrader as ShopGrader
     from tutelage.environments.shop import shop_tasks as shop_tasks
@@ -111,6 +113,7 @@ if TYPE_CHECKING:
     from tutelage.learners.sft import SFT as SFT
     from tutelage.learners.srl import SRL as SRL
     from tutelage.learners.stream import Stream as Stream
+    from tutelage.learners.vision import VisionSFT as VisionSFT
     from tutelage.memory import Memory as Memory
     from tutelage.model import Model as Model
     from tutelage.models.endpoint import Endpoint as Endpoint
@@ -140,6 +143,12 @@ if TYPE_CHECKING:
     from tutelage.tools.files import files_tools as files_tools
     from tutelage.tools.python import python_tool as python_tool
     from tutelage.tools.sql import sql_tool as sql_tool
+    from tutelage.training.adapter_arithmetic import Combination as Combination
+    from tutelage.training.adapter_arithmetic import combine_adapters as combine_adapters
+    from tutelage.training.adapter_compare import AdapterComparison as AdapterComparison
+    from tutelage.training.adapter_compare import compare_adapters as compare_adapters
+    from tutelage.training.adapter_files import convert_adapter as convert_adapter
+    from tutelage.training.adapter_files import fold_adapter as fold_adapter
     from tutelage.workflows import chain as chain
     from tutelage.workflows import orchestrate as orchestrate
     from tutelage.workflows import refine as refine
@@ -155,6 +164,7 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "SFT",
     "SRL",
     "Adapter",
+    "AdapterComparison",
     "Advice",
     "Advisor",
     "Agent",
@@ -169,6 +179,7 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "Choice",
     "CodeEnvironment",
     "Collector",
+    "Combination",
     "Completion",
     "Contains",
     "Curate",
@@ -243,6 +254,7 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "ToolCallMatch",
     "ToolError",
     "Transfer",
+    "VisionSFT",
     "Weighted",
     "__version__",
     "action",
@@ -252,9 +264,14 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "chain",
     "check_environment",
     "code_tasks",
+    "combine_adapters",
+    "compare_adapters",
     "confidence_of",
+    "convert_adapter",
     "editor_tools",
     "files_tools",
+    "find_adapters",
+    "fold_adapter",
     "grade_episode",
     "load_calibrated",
     "load_cascade",
@@ -275,6 +292,7 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "run_tests",
     "sections",
     "service_tasks",
+    "shapes_tasks",
     "shop_tasks",
     "sql_tool",
     "success_exemplar",

@@ -74,6 +74,8 @@ def read_adapter(folder: str | Path) -> Adapter:
         found = Adapter.model_validate_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"there is no adapter here (no {MANIFEST}); training writes them to RUN/adapters/", file=folder) from None
+    except (OSError, UnicodeError) as unreadable:
+        raise InputError(f"this manifest cannot be read ({unreadable}); copy the adapter again", file=path) from None
     except ValidationError as invalid:
         first = invalid.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -123,10 +125,8 @@ def _found(folder: Path, *, whole: bool) -> FoundAdapter:
         size = sum(tensor.end - tensor.start for tensor in stored_tensors(folder).values())
         if whole:
             verify(adapter)
-    except InputError as wrong:
+    except (InputError, OSError) as wrong:
         damage = str(wrong)
-    except (OSError, UnicodeError) as unreadable:
-        damage = f"{folder}: cannot be read ({unreadable})"
     return FoundAdapter(folder, adapter, damage, size, when)
 
 

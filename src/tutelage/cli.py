@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tutelage.commands.adapt_cli import adapt
 from tutelage.commands.adapter_cli import adapter_app
 from tutelage.commands.data_cli import data_app
 from tutelage.commands.environment_cli import environment_app
@@ -143,6 +144,7 @@ def schema() -> None:
     typer.echo(json.dumps(StudyFile.model_json_schema(), indent=2))
 
 
+app.command()(adapt)
 app.command()(label)
 
 

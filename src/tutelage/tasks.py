@@ -11,15 +11,16 @@ from tutelage.errors import InputError, SealedError
 from tutelage.files import write_atomically
 from tutelage.records import Task, content_id
 from tutelage.suggest import unknown
-from tutelage.task_formats import bfcl, multiple_choice, openai, own, plain
+from tutelage.task_formats import bfcl, image_label, multiple_choice, openai, own, plain
 from tutelage.task_formats.datasets import dataset_rows
 from tutelage.task_formats.lines import Row, Where, json_rows
 from tutelage.task_formats.references import reference_messages
 
 __all__ = ["FORMATS", "check_splits", "read_tasks", "reference_messages", "split_tasks", "write_tasks"]
 
-FORMATS = ("openai", "plain", "bfcl", "multiple_choice", "task")
-"""OpenAI chat rows; `input`/`reference` rows; the Berkeley leaderboard's files; questions with options; what `write_tasks` writes."""
+FORMATS = ("openai", "plain", "bfcl", "multiple_choice", "image_label", "task")
+"""OpenAI chat rows; `input`/`reference` rows; the Berkeley leaderboard's files; questions with options; images with a
+label; what `write_tasks` writes."""
 
 
 def read_tasks(
@@ -56,6 +57,8 @@ def _detect(row: Row) -> str:
         return "openai"
     if {"question", "function"} <= row.keys():
         return "bfcl"
+    if image_label.recognised(row):
+        return "image_label"
     return multiple_choice.NAME if multiple_choice.recognised(row) else "plain"
 
 
@@ -76,6 +79,8 @@ def _reader(kind: str, path: str | Path, columns: Mapping[str, str] | None) -> C
     if kind == "bfcl":
         answers = bfcl.read_answers(Path(path))
         return lambda row, where: bfcl.to_task(row, where, answers)
+    if kind == "image_label":
+        return image_label.to_task
     if kind == "plain":
         return lambda row, where: plain.to_task(row, where, columns)
     return openai.to_task if kind == "openai" else own.to_task

@@ -17,6 +17,7 @@ from tutelage.graders.text import answer_of
 from tutelage.records import Episode, ImagePart, Message, Observation, Record, Step, Task, content_id
 from tutelage.tool_protocol import parse_calls
 
+NOT_SHOWN = "[an image that is not shown here]"
 SHORTEST = 400
 """The least length to which a text is shortened."""
 _RESULT_CHARS = (4_000, 1_000, 300, 100)
@@ -25,22 +26,32 @@ _CUT = "\n[... {} characters left out ...]\n"
 
 
 class Case(Record):
-    """What was asked, the answer (or the two of a pair), and the reference where there is one."""
+    """What was asked, the answer (or the two of a pair), and the reference where there is one.
+
+    images: of the task, by their addresses, in the order in which `question` mentions them. A judge is shown them where it is told to
+    (`images: true`), since only its model's own server knows whether it takes any; else the question says that they are not shown.
+    """
 
     question: str
     answers: tuple[str, ...]
     reference: str = ""
+    images: tuple[str, ...] = ()
 
     @cached_property
     def content(self) -> str:
-        """A hash of question and answers in any order, as that of `labels.Item`."""
-        return content_id([self.question, *sorted(self.answers)])
+        """A hash of question, answers in any order, as that of `labels.Item`, and images."""
+        return content_id([self.question, *sorted(self.answers), *([list(self.images)] if self.images else [])])
 
 
 def case_of(task: Task, *episodes: Episode, max_chars: int) -> Case:
     """The case of one episode, or of two to compare. max_chars: of each answer."""
     answers = tuple(work_text(episode, max_chars) for episode in episodes)
-    return Case(question=task_text(task), answers=answers, reference=reference_text(task.reference))
+    return Case(question=task_text(task), answers=answers, reference=reference_text(task.reference), images=_images(task))
+
+
+def _images(task: Task) -> tuple[str, ...]:
+    parts = (part for message in task.messages if not isinstance(message.content, str) for part in message.content)
+    return tuple(part.url for part in parts if isinstance(part, ImagePart))
 
 
 def task_text(task: Task) -> str:
@@ -52,7 +63,7 @@ def task_text(task: Task) -> str:
 
 def _message_text(message: Message) -> str:
     images = 0 if isinstance(message.content, str) else sum(isinstance(part, ImagePart) for part in message.content)
-    return "\n".join([message.text, *["[an image that is not shown here]"] * images]).strip()
+    return "\n".join([message.text, *[NOT_SHOWN] * images]).strip()
 
 
 def reference_text(reference: JsonValue) -> str:

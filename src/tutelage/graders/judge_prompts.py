@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tutelage.graders.judge_case import SHORTEST, Case, shorten
-from tutelage.records import Message, Record
+from tutelage.graders.judge_case import NOT_SHOWN, SHORTEST, Case, shorten
+from tutelage.records import ImagePart, Message, Record, TextPart
 from tutelage.screening import fence
 
 By = Literal["token", "stated", "votes"]
@@ -62,7 +62,7 @@ class Asked(Record):
     annotators: people to simulate (`simulated_annotators`); each is asked apart. explain: ask for reasons, which are the grade's words;
     with `token` they are a call of their own. structured: hold the model to a JSON Schema (None: where it can be). alternatives: with
     `token`, ask for the probability of every verdict (None: where it can be had). max_chars: of the task, the reference and each
-    answer. max_tokens: of a reply.
+    answer. max_tokens: of a reply. images: show the task's images; the judge's model must take them.
     """
 
     reference: bool = False
@@ -73,11 +73,12 @@ class Asked(Record):
     alternatives: bool | None = None
     max_chars: int = Field(default=12_000, ge=SHORTEST)
     max_tokens: int = Field(default=400, ge=16)
+    images: bool = False
 
 
 @dataclass(frozen=True)
 class Question:
-    """One verdict to ask for. digits: what each digit stands for, its verdict by name."""
+    """One verdict to ask for. digits: what each digit stands for, its verdict by name. images: shown with it, by their addresses."""
 
     body: str
     digits: Mapping[int, str]
@@ -86,6 +87,7 @@ class Question:
     criterion: str = ""
     annotator: str = ""
     swapped: bool = False
+    images: tuple[str, ...] = ()
 
     @property
     def stated(self) -> bool:
@@ -95,7 +97,8 @@ class Question:
     def messages(self, form: Form) -> tuple[Message, ...]:
         """The conversation that asks for it."""
         asked = f"{self.body}\n\n{self._form(form)}"
-        return Message(role="system", content=_SYSTEM), Message(role="user", content=asked)
+        shown = tuple(ImagePart(url=url) for url in self.images)
+        return Message(role="system", content=_SYSTEM), Message(role="user", content=(*shown, TextPart(text=asked)) if shown else asked)
 
     def after_reasons(self, reasons: str) -> tuple[Message, ...]:
         """Ask for the digit once the reasons are given."""
@@ -139,9 +142,15 @@ def score_question(
     """How far an answer meets a criterion. name: the criterion's, where there are several."""
     ends = "1 if it does, 0 if it does not" if scale == 1 else f"a whole number from 0 (not at all) to {scale} (entirely)"
     asked = f"How far does the answer meet the criterion? The score: {ends}."
-    body = [*_examples(annotator, scale), *_material(case, options.max_chars, reference=options.reference), _criterion(criterion), asked]
+    body = [
+        *_examples(annotator, scale),
+        *_material(case, options.max_chars, reference=options.reference, images=options.images),
+        _criterion(criterion),
+        asked,
+    ]
     digits = {digit: str(digit) for digit in range(scale + 1)}
-    return Question("\n\n".join(body), digits, "score", options, name, annotator.name if annotator else "")
+    who = annotator.name if annotator else ""
+    return Question("\n\n".join(body), digits, "score", options, name, who, images=_shown(case, options))
 
 
 def pair_question(case: Case, criterion: str, options: Asked, *, ties: bool, swapped: bool, annotator: Annotator | None = None) -> Question:
@@ -149,19 +158,36 @@ def pair_question(case: Case, criterion: str, options: Asked, *, ties: bool, swa
     shown = case.model_copy(update={"answers": case.answers[::-1]}) if swapped else case
     tie = ", 0 if they are equally good" if ties else ""
     asked = f"Which answer meets the criterion better? The verdict: 1 if the first one, 2 if the second one{tie}."
-    body = [*_examples(annotator, 0), *_material(shown, options.max_chars, reference=options.reference), _criterion(criterion), asked]
+    body = [
+        *_examples(annotator, 0),
+        *_material(shown, options.max_chars, reference=options.reference, images=options.images),
+        _criterion(criterion),
+        asked,
+    ]
     digits = {1: "b", 2: "a"} if swapped else {1: "a", 2: "b"}
     digits |= {0: "tie"} if ties else {}
     name = annotator.name if annotator else ""
-    return Question("\n\n".join(body), digits, "verdict", options, annotator=name, swapped=swapped)
+    return Question("\n\n".join(body), digits, "verdict", options, annotator=name, swapped=swapped, images=_shown(case, options))
+
+
+def _shown(case: Case, options: Asked) -> tuple[str, ...]:
+    return case.images if options.images else ()
+
+
+def _with_numbers(question: str, images: Sequence[str]) -> str:
+    """The question, in which the images that are shown are mentioned by their number."""
+    for number in range(1, len(images) + 1):
+        question = question.replace(NOT_SHOWN, f"[image {number} above]", 1)
+    return question
 
 
 def _criterion(criterion: str) -> str:
     return f"The criterion:\n{criterion.strip()}"
 
 
-def _material(case: Case, max_chars: int, *, reference: bool) -> list[str]:
-    parts = [f"The task:\n{fence(shorten(case.question, max_chars), 'the task')}"]
+def _material(case: Case, max_chars: int, *, reference: bool, images: bool = False) -> list[str]:
+    question = _with_numbers(case.question, case.images) if images else case.question
+    parts = [f"The task:\n{fence(shorten(question, max_chars), 'the task')}"]
     if reference and case.reference:
         parts.append(f"A right answer, to compare with:\n{fence(shorten(case.reference, max_chars), 'the reference')}")
     heads = ("The answer:",) if len(case.answers) == 1 else ("The first answer:", "The second answer:")

@@ -22,6 +22,7 @@ from pydantic import JsonValue
 from tutelage.agent import Agent
 from tutelage.errors import InputError
 from tutelage.learners.policy_batch import Batch, choose_engine, samples_otherwise
+from tutelage.learners.policy_plan import case_of
 from tutelage.learners.policy_report import any_usable, facts_of, note_of, why_fruitless
 from tutelage.learners.policy_sampler import Measure, Sampler, TaskSampler
 from tutelage.learners.policy_settings import PolicySettings
@@ -34,7 +35,9 @@ from tutelage.records import Task, content_id
 from tutelage.training.adapters import check_fits
 from tutelage.training.base import Base, base_of
 from tutelage.training.divergence import Diverged
+from tutelage.training.planned import noted, plan_of, warn
 from tutelage.training.policy_gradient import informative
+from tutelage.training.vision_images import pictures_of
 
 FRUITLESS_STEPS = 3
 """So many steps in a row in which no group differs end the run: there is nothing to learn from."""
@@ -127,6 +130,9 @@ class _Run:
             "grader": self.practice.grader.name,
             "from_adapter": self.agent.adapter.id if self.agent.adapter else None,
         }
+        plan = plan_of(self.base, case_of(self.agent, self.settings, self.sampler.train))
+        warn(plan)
+        self.practice.note(**noted(plan))
         folder, seed = self.practice.folder, self.practice.seed
         self.weights = Weights.open(self.base, self.agent, self.settings, folder, f"{self.by}-{self.id}", seed, facts)
         rollout = self.settings.loop.rollout
@@ -259,7 +265,10 @@ class _Run:
         best = self.state.best.adapter if self.state.best else self.state.adapter
         sampler = self.sampler
         facts = facts_of(self.state, len(sampler.train), len(sampler.held_out), sampler.earned)
+        peaks = [row.get("peak_memory_bytes") for row in self.state.history]
+        measured = max((int(peak) >> 20 for peak in peaks if isinstance(peak, int | float)), default=None)
         self.practice.note(engine=self.engine, dtype=self.weights.number_format, **facts, **sampler.facts(self.state))
+        self.practice.note(peak_memory_mb=measured)
         return Trained(self.agent.but(adapter=self.weights.adapter(best)), self.state.history)
 
 
@@ -272,6 +281,8 @@ def _check(agent: Agent, practice: Practice) -> None:
         )
     if not practice.tasks:
         raise InputError("there are no training tasks", field="train")
+    if any(pictures_of(task.messages) for task in practice.tasks):
+        raise InputError("images do not reach the weights here, which learn from text alone; use vision_sft", field="train")
     if agent.sampling.json_schema is not None:
         raise InputError(
             "a JSON Schema changes the policy that samples, and learning would not know of it; take it out of the agent's sampling and put "

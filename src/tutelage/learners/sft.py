@@ -30,6 +30,7 @@ from tutelage.learners.supervised import (
 )
 from tutelage.practice import Practice
 from tutelage.records import content_id
+from tutelage.training.objectives import check_objective, check_replies
 from tutelage.training.row_files import read_sft_rows
 from tutelage.training.rows import SFTRow
 from tutelage.training.settings import read_settings
@@ -61,6 +62,7 @@ class SFT:
     def __init__(self, source: Source = "reference", **options: Any) -> None:
         self.options = read_settings(Options, {"source": source, **options}, self.name)
         check_file(self.options.source, self.options.file)
+        check_objective(self.options, sampled=True)
         if self.options.distil and source == "file":
             raise InputError("the prompts of a file are what they are; distil from references or successes", field="distil")
         own = {"reference": {Need.REFERENCES}, "success": {Need.GRADES}, "file": set[Need]()}[self.options.source]
@@ -86,6 +88,7 @@ class SFT:
         `InputError` for a model whose weights are not here, tasks without references, and rows that the chat template loses or changes.
         """
         base = await trainable_base(agent)
+        check_replies(self.options, agent)
         keyed = await self._rows(agent, practice)
         if not keyed:
             practice.note(nothing_learned=self._nothing_found())

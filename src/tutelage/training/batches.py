@@ -6,19 +6,20 @@ rows of a line from seeing each other (`find_packed_sequence_indices`). What the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+
+from tutelage.training.cut_cross_entropy import cut_logprobs
+from tutelage.training.output_layer import OutputLayer
+from tutelage.training.trees import language_model_of
 
 IGNORED = -100
 PACKS = frozenset({"llama", "qwen2", "qwen3", "mistral"})
 """Architectures whose attention honours restarted positions, and that have no other way for rows to see each other."""
-CHUNK = 1024
-"""So many positions at once have their logits computed: of a vocabulary of 50,000 they take 200 MB in float32."""
 
 
 def packs(config: Any) -> bool:
@@ -83,21 +84,20 @@ def labels_of(ids: Sequence[int], mask: Sequence[bool]) -> list[int]:
 def label_logprobs(model: Any, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
     """Log-probability of each label given what stands before it, 0 where ignored: (lines, length - 1).
 
-    Unlike TRL's own way on a CPU, only the positions that bear loss go through the output layer. inputs: of the model, without labels.
+    Only the positions that bear loss go through the output layer, and their logits are never there as a whole (`cut_cross_entropy.py`).
+    inputs: of the model, without labels.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner: Any = language_model_of(model)
     hidden = inner.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1]
     targets = labels[:, 1:]
     learned = targets != IGNORED
-    output = inner.get_output_embeddings()
-    found = token_logprobs(output, hidden[learned], targets[learned])
+    found = token_logprobs(inner, hidden[learned], targets[learned])
     return found.new_zeros(targets.shape).masked_scatter(learned, found)
 
 
-def token_logprobs(output: Any, states: Tensor, ids: Tensor) -> Tensor:
-    """Log-probability of each of M ids given the hidden state (M, H) that predicts it, by the output layer: (M,)."""
-    parts = [_logprobs(output, some, wanted, alone=len(states) <= CHUNK) for some, wanted in zip(*_chunks(states, ids), strict=True)]
-    return torch.cat(parts) if parts else states.sum(-1)
+def token_logprobs(model: Any, states: Tensor, ids: Tensor) -> Tensor:
+    """Log-probability of each of M ids given the hidden state (M, H) that predicts it, by the model's output layer: (M,), float32."""
+    return cut_logprobs(states, OutputLayer.of(model), ids)
 
 
 def fused_logprobs(model: Any, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
@@ -110,24 +110,3 @@ def sum_by_owner(logprobs: Tensor, owner: Tensor, count: int) -> Tensor:
     whose = owner[:, 1:]
     own = whose >= 0
     return logprobs.new_zeros(count).index_add(0, whose[own], logprobs[own])
-
-
-def _chunks(states: Tensor, ids: Tensor) -> tuple[Iterable[Tensor], Iterable[Tensor]]:
-    return (torch.split(states, CHUNK), torch.split(ids, CHUNK)) if len(ids) else ((), ())
-
-
-def _logprobs(output: Any, states: Tensor, ids: Tensor, *, alone: bool) -> Tensor:
-    """Where there are several chunks their logits are not kept for the backward pass, but computed again."""
-    return _chosen(output, states, ids) if alone else cast(Tensor, checkpoint(_chosen, output, states, ids, use_reentrant=False))
-
-
-def _chosen(output: Any, states: Tensor, ids: Tensor) -> Tensor:
-    return -torch.nn.functional.cross_entropy(output(states).float(), ids, reduction="none")
-
-
-_SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-
-
-def plain_output(config: Any) -> bool:
-    """Whether the logits are just what the output layer gives, as `label_logprobs` takes them to be."""
-    return all(getattr(config.get_text_config(), name, None) in (None, 1.0) for name in _SCALES)

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tutelage.records import Message, ToolSpec
+from tutelage.records import ImagePart, Message, TextPart, ToolSpec
 from tutelage.training.chat_template import (
     RowError,
     Template,
     check_kept,
+    has_images,
     holds_arguments,
     merge_system,
     read_arguments,
@@ -33,7 +34,21 @@ from tutelage.training.rows import PreferenceRow, SFTRow
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Rendering", "RowError", "Span", "TokenRow", "prompt_ids", "render", "render_preference", "render_row", "render_turns"]
+__all__ = [
+    "Rendering",
+    "RowError",
+    "Span",
+    "TokenRow",
+    "ids_of",
+    "prompt_ids",
+    "prompt_pieces",
+    "render",
+    "render_preference",
+    "render_row",
+    "render_turns",
+    "render_with",
+    "turn_rows",
+]
 
 _THOUGHT_END = "</think>"
 
@@ -108,22 +123,44 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], 
     Raises `RowError` where the template drops the system message, the tools, a call or a result.
     """
     template = template_of(tokenizer)
+    return ids_of(template, prompt_pieces(template, messages, tools))
+
+
+def prompt_pieces(template: Template, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> list[str]:
+    """The text of a conversation up to where the assistant speaks, cut within the special tokens that stand in a message's text.
+
+    Raises `RowError` as `prompt_ids` does.
+    """
     check_kept(template, _merged(template, messages), tools)
     text = template.write(messages, tools, to_answer=True)
-    if any(template.control_pattern.search(text) for message in messages for text in _texts(message)):
-        return _plain_ids(template, messages, tools)
-    return _ids(template, text)
+    if not any(template.control_pattern.search(text) for message in messages for text in _texts(message)):
+        return [text]
+    return template.write([_mark(template, message) for message in messages], tools, to_answer=True).split(_MARK)
+
+
+def ids_of(template: Template, pieces: Sequence[str]) -> tuple[int, ...]:
+    """The ids of pieces of a text, each by itself."""
+    return tuple(id_ for piece in pieces for id_ in _ids(template, piece))
 
 
 def render(tokenizer: PreTrainedTokenizerBase, row: SFTRow) -> Rendering:
     """The row as text, ids, mask and spans. Raises `RowError` naming the row's source and what broke."""
+    return render_with(template_of(tokenizer), row)
+
+
+Expand = Callable[[str, tuple[Span, ...]], tuple[str, tuple[Span, ...]]]
+"""A text with what is learned in it -> the text that is tokenised, and where the same stretches stand there."""
+
+
+def render_with(template: Template, row: SFTRow, expand: Expand | None = None) -> Rendering:
+    """As `render`, by a template that was tried out. expand: puts in what stands for images."""
     try:
-        return _render(template_of(tokenizer), row)
+        return _render(template, row, expand)
     except RowError as broken:
         raise RowError(broken.message, file=row.source, field=broken.field) from None
 
 
-def _render(template: Template, row: SFTRow) -> Rendering:
+def _render(template: Template, row: SFTRow, expand: Expand | None = None) -> Rendering:
     messages = [*row.prompt, *row.completion]
     learned = [len(row.prompt) + place for place in row.learned]
     _check_row(template, messages, learned)
@@ -131,8 +168,10 @@ def _render(template: Template, row: SFTRow) -> Rendering:
     shift = len(messages) - len(kept)  # system messages stand before everything that is learned
     check_kept(template, kept, row.tools, frozenset(number - shift for number in learned))
     text = template.write(messages, row.tools)
-    notes = [*(["the system message is merged into the first user message"] if shift else []), *_changed(kept, text)]
+    notes = [*(["the system message is merged into the first user message"] if shift else []), *_changed(template, kept, text)]
     spans = tuple(_span(template, messages, row.tools, number, text) for number in learned)
+    if expand is not None:
+        text, spans = expand(text, spans)
     tokens, cut = _tokens(template, text, spans)
     if cut:
         notes.append("a token would stand across the beginning of a turn: the text is tokenised in parts, as in use")
@@ -169,23 +208,31 @@ def _check_calls(message: Message, number: int) -> None:
             raise RowError(f"the arguments of `{call.name}` (message {number + 1}) are no JSON object: {call.arguments[:80]!r}")
 
 
-def _changed(messages: Sequence[Message], text: str) -> Iterator[str]:
+def _changed(template: Template, messages: Sequence[Message], text: str) -> Iterator[str]:
     """Notes on texts that the template writes differently; raises `RowError` for one that it does not write at all."""
     place = 0
-    for number, message in enumerate(messages, 1):
-        if not message.text.strip() or (message.role == "assistant" and message.tool_calls):
+    for number, message, words in _words(template, messages):
+        if not words.strip() or (message.role == "assistant" and message.tool_calls):
             continue
-        found, end, note = _find(text, message, 0 if message.role == "system" else place)
+        found, end, note = _find(text, message, words, 0 if message.role == "system" else place)
         if found < 0:
-            raise RowError(f"the chat template changes the words of message {number} ({message.role}): {message.text[:80]!r}")
+            raise RowError(f"the chat template changes the words of message {number} ({message.role}): {words[:80]!r}")
         place = max(place, end) if message.role != "system" else place
         if note:
             yield f"message {number} ({message.role}): {note}"
 
 
-def _find(text: str, message: Message, start: int) -> tuple[int, int, str]:
+def _words(template: Template, messages: Sequence[Message]) -> Iterator[tuple[int, Message, str]]:
+    """Number, message, and what it says: of several texts with images between each by itself."""
+    for number, message in enumerate(messages, 1):
+        if template.parts and not isinstance(message.content, str):
+            yield from ((number, message, part.text) for part in message.content if isinstance(part, TextPart))
+        else:
+            yield number, message, message.text
+
+
+def _find(text: str, message: Message, words: str, start: int) -> tuple[int, int, str]:
     """Where a message's words stand from `start` on (-1: nowhere), where they end, and what was done to them."""
-    words = message.text
     forms = [(words, ""), (words.strip(), "blanks around it are stripped"), (_inner_json(words), "it is written as JSON")]
     if message.role == "assistant" and _THOUGHT_END in words:
         forms.append((words.rpartition(_THOUGHT_END)[2].strip(), "its reasoning is left out"))
@@ -330,15 +377,12 @@ _MARK = "\ue0f1"
 """A private character; it stands within the text of a special token while a prompt is written, and the ids are made of what is between."""
 
 
-def _plain_ids(template: Template, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[int, ...]:
-    marked = [_mark(template, message) for message in messages]
-    text = template.write(marked, tools, to_answer=True)
-    return tuple(id_ for piece in text.split(_MARK) for id_ in _ids(template, piece))
-
-
 def _mark(template: Template, message: Message) -> Message:
     def broken(text: str) -> str:
         return template.control_pattern.sub(lambda token: token.group()[0] + _MARK + token.group()[1:], text.replace(_MARK, ""))
 
     calls = tuple(call.model_copy(update={"arguments": broken(call.arguments)}) for call in message.tool_calls)
-    return message.model_copy(update={"content": broken(message.text), "tool_calls": calls})
+    content: str | tuple[TextPart | ImagePart, ...] = broken(message.text)
+    if has_images(message) and not isinstance(message.content, str):
+        content = tuple(part if isinstance(part, ImagePart) else TextPart(text=broken(part.text)) for part in message.content)
+    return message.model_copy(update={"content": content, "tool_calls": calls})

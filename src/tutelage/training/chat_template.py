@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.errors import InputError
-from tutelage.records import ImagePart, Message, Role, ToolCall, ToolSpec
+from tutelage.records import ImagePart, Message, Role, TextPart, ToolCall, ToolSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,7 +52,7 @@ class Template:
 
     merges_system: it has no place for a system message, so it joins the first user message. preface: what it writes between the prompt
     for the assistant and the assistant's words. end: the token that closes the assistant's turn. form: how it takes calls (None: not at
-    all).
+    all). parts: it wants what is said as a list of parts, texts and images (those of vision-language models).
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -60,10 +60,11 @@ class Template:
     preface: str = ""
     end: str | None = None
     form: Form | None = None
+    parts: bool = False
 
     def write(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), *, to_answer: bool = False) -> str:
         """The conversation as text; to_answer: with the words after which the assistant speaks. Raises `RowError` where it refuses."""
-        data = as_data(merge_system(messages) if self.merges_system else messages, self.form or Form())
+        data = as_data(merge_system(messages) if self.merges_system else messages, self.form or Form(), parts=self.parts)
         return self._apply(data, tools, to_answer)
 
     def _apply(self, data: list[Data], tools: Sequence[ToolSpec], to_answer: bool) -> str:
@@ -105,19 +106,19 @@ def _any_of(tokens: frozenset[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
 
-def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
-    """The tokenizer's template, tried out once. Raises `InputError` where it has none."""
+def template_of(tokenizer: PreTrainedTokenizerBase, *, parts: bool = False) -> Template:
+    """The tokenizer's template, tried out once. parts: for messages with images. Raises `InputError` where it has none."""
     try:
         source = str(tokenizer.get_chat_template())
     except ValueError:
         name = getattr(tokenizer, "name_or_path", "") or "the model"
         raise InputError(f"the tokenizer of {name} has no chat template; use an instruct model, or give its tokenizer one") from None
-    return _tried(tokenizer, source, len(tokenizer))
+    return _tried(tokenizer, source, len(tokenizer), parts)
 
 
 @lru_cache(maxsize=8)
-def _tried(tokenizer: PreTrainedTokenizerBase, source: str, size: int) -> Template:
-    template = Template(tokenizer)
+def _tried(tokenizer: PreTrainedTokenizerBase, source: str, size: int, parts: bool) -> Template:
+    template = Template(tokenizer, parts=parts)
     template = replace(template, merges_system=_loses_system(template))
     before = template.write([Message(role="user", content=_ASKED)], to_answer=True)
     whole = template.write(_plain_probe())
@@ -219,20 +220,32 @@ def merge_system(messages: Sequence[Message]) -> list[Message]:
         return rest
     if first is None:
         return [Message(role="user", content="\n\n".join(words)), *rest]
-    joined = "\n\n".join([*words, rest[first].text])
-    return [*rest[:first], rest[first].model_copy(update={"content": joined}), *rest[first + 1 :]]
+    return [*rest[:first], _opened_with("\n\n".join(words), rest[first]), *rest[first + 1 :]]
 
 
-def as_data(messages: Sequence[Message], form: Form) -> list[Data]:
-    """The messages as templates read them: OpenAI's shape, with the name of the tool beside its result. `RowError` for an image."""
+def _opened_with(words: str, message: Message) -> Message:
+    """The message with words before its own; images stay where they are."""
+    if isinstance(message.content, str) or not has_images(message):
+        return message.model_copy(update={"content": f"{words}\n\n{message.text}"})
+    return message.model_copy(update={"content": (TextPart(text=f"{words}\n\n"), *message.content)})
+
+
+def has_images(message: Message) -> bool:
+    """Whether an image stands in the message."""
+    return not isinstance(message.content, str) and any(isinstance(part, ImagePart) for part in message.content)
+
+
+def as_data(messages: Sequence[Message], form: Form, *, parts: bool = False) -> list[Data]:
+    """The messages as templates read them: OpenAI's shape, with the name of the tool beside its result.
+
+    parts: what is said as a list of texts and images; else `RowError` for an image.
+    """
     names = {call.id: call.name for message in messages for call in message.tool_calls}
-    return [_message_data(message, names, form) for message in messages]
+    return [_message_data(message, names, form, parts) for message in messages]
 
 
-def _message_data(message: Message, names: dict[str, str], form: Form) -> Data:
-    if not isinstance(message.content, str) and any(isinstance(part, ImagePart) for part in message.content):
-        raise RowError("an image stands in a message, and only text can be rendered")
-    data: Data = {"role": message.role, "content": message.text}
+def _message_data(message: Message, names: dict[str, str], form: Form, parts: bool) -> Data:
+    data: Data = {"role": message.role, "content": _parts(message) if parts else _plain(message)}
     if message.tool_calls:
         data["tool_calls"] = [_call_data(call, form) for call in message.tool_calls]
     if message.tool_call_id is not None:
@@ -240,6 +253,19 @@ def _message_data(message: Message, names: dict[str, str], form: Form) -> Data:
         if name := names.get(message.tool_call_id):
             data["name"] = name
     return data
+
+
+def _plain(message: Message) -> str:
+    if has_images(message):
+        raise RowError("an image stands in a message, and this model reads text only; learn from images with VisionSFT")
+    return message.text
+
+
+def _parts(message: Message) -> list[Data]:
+    """Images as places only: what they hold is the processor's."""
+    if isinstance(message.content, str):
+        return [{"type": "text", "text": message.content}] if message.content else []
+    return [{"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text} for part in message.content]
 
 
 def _call_data(call: ToolCall, form: Form) -> Data:

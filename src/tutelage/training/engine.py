@@ -17,11 +17,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutelage.adapter import Adapter
 from tutelage.errors import InputError, ModelFailed
-from tutelage.records import Message, ToolSpec
+from tutelage.records import Message, Sampling, ToolSpec
 from tutelage.training.adapters import load_adapter, tokenizer_folder
-from tutelage.training.base import Base, DType, load_causal_lm, load_tokenizer
+from tutelage.training.base import Base, DType, load_causal_lm, load_tokenizer, reads_images
 from tutelage.training.chat import prompt_ids
 from tutelage.training.generation import Done, Generated, Generator, Ids, Request
+from tutelage.training.objectives import reading_order
+from tutelage.training.vision import Eyes, load_eyes
+from tutelage.training.vision_chat import vision_prompt
+from tutelage.training.vision_generation import VisionGenerator
 
 LORA_KEPT, MODELS_KEPT = 4, 1
 """So many LoRA adapters, and so many adapters with a model of their own, stay loaded beside the base."""
@@ -30,10 +34,14 @@ _NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 
 @dataclass(frozen=True)
 class _Voice:
-    """What speaks: the base, or the base with an adapter. lora: the adapter's name within peft; None where no LoRA is to be on."""
+    """What speaks: the base, or the base with an adapter. lora: the adapter's name within peft; None where no LoRA is to be on.
+
+    eyes: the processor of a model that reads images.
+    """
 
     generator: Generator
     tokenizer: PreTrainedTokenizerBase
+    eyes: Eyes | None = None
     lora: str | None = None
     own_model: bool = False
 
@@ -55,17 +63,22 @@ class Engine:
         self._own = self._voice(self._model, load_tokenizer(base))
         self._worn: OrderedDict[str, _Voice] = OrderedDict()
 
-    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[ToolSpec], adapter: Adapter | None) -> Ids:
-        """The tokens of a conversation up to where the assistant speaks. Raises `InputError` where the template drops something."""
-        return prompt_ids(self._wear(adapter).tokenizer, messages, tools)
+    def request(self, messages: Sequence[Message], tools: Sequence[ToolSpec], sampling: Sampling, adapter: Adapter | None) -> Request:
+        """A conversation up to where the assistant speaks. Raises `InputError` where the template drops something, or for an image."""
+        voice = self._wear(adapter)
+        if voice.eyes is None:
+            return Request(prompt_ids(voice.tokenizer, messages, tools), sampling)
+        prompt = vision_prompt(voice.eyes, messages, tools)
+        return Request(prompt.ids, sampling, prompt.pictures)
 
     def check(self, prompt: Ids, adapter: Adapter | None) -> None:
         """Raises `ModelFailed` where the prompt does not fit."""
         self._wear(adapter).generator.check(prompt)
 
     def text(self, ids: Sequence[int], adapter: Adapter | None) -> str:
-        """The text of a reply, without end tokens and other special ones."""
-        return _decoder(self._wear(adapter).tokenizer)(ids)
+        """The text of a reply, without end tokens and other special ones; of one said in reverse, in the order of reading."""
+        tokenizer = self._wear(adapter).tokenizer
+        return _decoder(tokenizer)(reading_order(ids, tokenizer))
 
     def count(self, text: str) -> int:
         """How many tokens a text has."""
@@ -155,8 +168,11 @@ class Engine:
         known = [length for length in (self._context, trained_with) if length is not None]
         if not known:
             raise InputError("how long a context the model can read is not known; say it (?context=N)", field="model")
-        generator = Generator(model, ends=_ends(model, tokenizer), decode=_decoder(tokenizer), context=min(known))
-        return _Voice(generator, tokenizer, **kind)
+        how: dict[str, Any] = {"ends": _ends(model, tokenizer), "decode": _decoder(tokenizer), "context": min(known)}
+        if not reads_images(self._base):
+            return _Voice(Generator(model, **how), tokenizer, **kind)
+        eyes = load_eyes(self._base, tokenizer)
+        return _Voice(VisionGenerator(model, eyes, **how), tokenizer, eyes, **kind)
 
 
 def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -22,6 +22,7 @@ from tutelage.errors import InputError, ModelFailed
 from tutelage.records import Sampling
 from tutelage.training.kv_cache import PrefixTree, RowsCache, common
 from tutelage.training.sampling import Cuts, draw
+from tutelage.training.vision_images import Picture
 
 Ids = tuple[int, ...]
 Done = Callable[[int, "Generated"], None]
@@ -35,10 +36,11 @@ _KNOWN_ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
 
 @dataclass(frozen=True)
 class Request:
-    """What to go on from, and how. A seed of None draws one."""
+    """What to go on from, and how. A seed of None draws one. pictures: the images whose tokens stand in the prompt, in their order."""
 
     prompt: Ids
     sampling: Sampling
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Generated:
 
 
 @dataclass
-class _Row:
+class Row:
     """A request while it is worked on."""
 
     number: int
@@ -110,7 +112,7 @@ class Generator:
 
         try:
             logits, reused = self._read(list(dict.fromkeys(request.prompt for request in requests)), wanted)
-            rows = [_row(number, request, reused, self.context) for number, request in enumerate(requests) if request.prompt in logits]
+            rows = [row_of(number, request, reused, self.context) for number, request in enumerate(requests) if request.prompt in logits]
             if rows:
                 self._decode(rows, logits, done, abandoned)
         finally:
@@ -196,7 +198,7 @@ class Generator:
 
     # --- writing replies ---
 
-    def _decode(self, rows: list[_Row], logits: dict[Ids, torch.Tensor], done: Done, abandoned: Callable[[int], bool]) -> None:
+    def _decode(self, rows: list[Row], logits: dict[Ids, torch.Tensor], done: Done, abandoned: Callable[[int], bool]) -> None:
         prompts = [row.request.prompt for row in rows]
         length = max(map(len, prompts))
         cache = RowsCache([self._tree.stretches(prompt, len(prompt)) for prompt in prompts], length)
@@ -219,7 +221,7 @@ class Generator:
                 cuts = Cuts.of([row.request.sampling for row in rows], self.device)
             scores = self._forward(drawn[:, None], cache, starts)
 
-    def _take(self, row: _Row, token: int, logprob: float, done: Done) -> None:
+    def _take(self, row: Row, token: int, logprob: float, done: Done) -> None:
         row.ids.append(token)
         row.logprobs.append(logprob)
         if token in self.ends or self._stopped(row):
@@ -229,7 +231,7 @@ class Generator:
         if row.finish is not None:
             done(row.number, Generated(tuple(row.ids), tuple(row.logprobs), row.finish, row.reused))
 
-    def _stopped(self, row: _Row) -> bool:
+    def _stopped(self, row: Row) -> bool:
         """Whether a stop string has just been completed. Each token writes a byte at least, so the last tokens tell."""
         stops = row.request.sampling.stop
         if not stops:
@@ -255,12 +257,12 @@ class Generator:
         return torch.tensor(values, dtype=torch.long, device=self.device)
 
 
-def _row(number: int, request: Request, reused: dict[Ids, int], context: int) -> _Row:
+def row_of(number: int, request: Request, reused: dict[Ids, int], context: int) -> Row:
     """The first row of a prompt has computed it; the others found all but its last token."""
     known = reused[request.prompt]
     reused[request.prompt] = len(request.prompt) - 1
     most = max(1, min(request.sampling.max_tokens, context - len(request.prompt)))
-    return _Row(number, request, known, most, random.Random(request.sampling.seed))
+    return Row(number, request, known, most, random.Random(request.sampling.seed))
 
 
 def _closed_up(alive: Sequence[int]) -> list[int]:

@@ -7,6 +7,7 @@ the llama architecture in another order than transformers does, for its rotary e
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import struct
@@ -219,10 +220,7 @@ def write_lora(path: Path, header: Header, changes: Changes, *, name: str) -> No
 def read_header(gguf: Path) -> Header:
     """The architecture and sizes in a GGUF file, without reading its vocabulary. Raises `InputError` where it cannot wear adapters."""
     settings = _settings(gguf)
-    architecture = str(settings.get("general.architecture"))
-    if architecture not in PERMUTED:
-        known = ", ".join(PERMUTED)
-        raise InputError(f"a gguf model of the architecture `{architecture}` cannot wear adapters; those of {known} can", file=gguf)
+    architecture = _checked(str(settings.get("general.architecture")), gguf)
     heads = int(settings[f"{architecture}.attention.head_count"])
     return Header(
         architecture,
@@ -230,6 +228,25 @@ def read_header(gguf: Path) -> Header:
         heads,
         int(settings.get(f"{architecture}.attention.head_count_kv", heads)),
     )
+
+
+def folder_header(folder: Path) -> Header:
+    """The same of a transformers folder, which llama.cpp may have as a file. Raises `InputError` where that cannot wear adapters."""
+    path = folder / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        architecture, heads = str(config["model_type"]), int(config["num_attention_heads"])
+        blocks, heads_kv = int(config["num_hidden_layers"]), int(config.get("num_key_value_heads") or heads)
+    except (OSError, ValueError, KeyError, TypeError) as wrong:
+        raise InputError(f"this is no configuration of a language model ({wrong!r})", file=path, field="base") from None
+    return Header(_checked(architecture, path), blocks, heads, heads_kv)
+
+
+def _checked(architecture: str, file: Path) -> str:
+    if architecture not in PERMUTED:
+        known = ", ".join(PERMUTED)
+        raise InputError(f"a gguf model of the architecture `{architecture}` cannot wear adapters; those of {known} can", file=file)
+    return architecture
 
 
 def _settings(gguf: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tutelage.errors import InputError
 from tutelage.gguf_file import SMOLLM, find_gguf, fingerprint
 from tutelage.training.extra import needs_train
+from tutelage.training.gguf_head import read_gguf_head
 from tutelage.training.gguf_tokenizer import write_tokenizer
 
 if TYPE_CHECKING:
@@ -86,6 +87,15 @@ def convert(gguf: Path, folder: Path) -> None:
         words = f"the converted weights cannot be written ({failed.strerror or failed}); free some space or set TUTELAGE_CACHE elsewhere"
         raise InputError(words, file=folder) from None
     print(f"converted in {time.perf_counter() - begun:.0f} s: {folder}", file=sys.stderr, flush=True)
+
+
+def read_gguf_config(gguf: Path) -> dict[str, Any]:
+    """The configuration in transformers' words, without converting. Raises `InputError` as `convert` does."""
+    settings, shapes = read_gguf_head(gguf)
+    try:
+        return _config(_architecture(settings, gguf), settings, shapes)
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
+        raise _damaged(gguf, error) from None
 
 
 def _open(gguf: Path) -> Any:

@@ -18,12 +18,13 @@ from transformers import PreTrainedModel
 from tutelage.adapter import Adapter
 from tutelage.errors import InputError
 from tutelage.training.adapters import check_fits, load_adapter
-from tutelage.training.base import Base, Formats, load_causal_lm, name_of, parameters_of, place_of, training_formats
+from tutelage.training.base import Base, Formats, load_to_train, parameters_of, place_of, training_formats
 from tutelage.training.logprobs import TokenScores, score_tokens
+from tutelage.training.output_layer import OutputLayer, check_output
 from tutelage.training.packing import MicroBatch
 from tutelage.training.settings import TrainSettings
 from tutelage.training.splitting import Work
-from tutelage.training.trees import hidden_states, language_model_of, shares_soundly, tolerance, work_of
+from tutelage.training.trees import hidden_states, language_model_of, shares_soundly, work_of
 
 
 class PolicyNetwork(nn.Module):
@@ -76,8 +77,8 @@ class PolicyNetwork(nn.Module):
     def _computing(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
 
-    def _head(self) -> nn.Module:
-        return cast(nn.Module, cast(Any, self.language_model).get_output_embeddings())
+    def _head(self) -> OutputLayer:
+        return OutputLayer.of(self.language_model)
 
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
@@ -103,16 +104,10 @@ class PolicyNetwork(nn.Module):
         with self._computing():
             return shares_soundly(self.language_model, lambda batch: self(batch).logprobs)
 
-    @torch.no_grad()
     def check_head(self) -> None:
-        """Raises `InputError` where the model does more to its logits than its output layer does (soft caps, scales)."""
-        model = self.language_model
-        ids = torch.tensor([[1, 2, 3]], device=self.device)
+        """Raises `InputError` where the model does more to its logits than is known here (soft caps and scales are)."""
         with self._computing():
-            own = model(input_ids=ids, use_cache=False).logits.float()
-            ours = self._head()(model.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
-        if not torch.allclose(own, ours, rtol=1e-3, atol=tolerance(self.autocast or model.dtype)):
-            raise InputError(f"{type(model).__name__} changes its logits after the output layer; the policy gradient cannot train it yet")
+            check_output(self.language_model)
 
 
 def _zero_head(model: PreTrainedModel) -> nn.Linear:
@@ -136,15 +131,24 @@ def build_model(base: Base | PreTrainedModel, settings: TrainSettings, adapter: 
     if isinstance(base, Base):
         if adapter is not None:
             check_fits(adapter, base)
-        model = load_causal_lm(base, name_of(formats_of(base, settings, device).weights), device)
+        model = load_to_train(base, settings, formats_of(base, settings, device), device)
     else:
-        model = base
+        model = _as_wanted(base, settings)
     if settings.lora is None:
         model = model if adapter is None else load_adapter(model, adapter)
         return model.requires_grad_(True)
     learning = _new_lora(model, settings) if adapter is None else load_adapter(model, adapter, trainable=True)
     formats_of(base, settings, device).settle(learning)
     return learning
+
+
+def _as_wanted(model: PreTrainedModel, settings: TrainSettings) -> PreTrainedModel:
+    """A loaded model with the attention that the settings want. Raises `InputError` where it would have to be loaded otherwise."""
+    if settings.load_in_4bit:
+        raise InputError("the model is loaded already, and cannot be put into 4 bits any more; give a base", field="load_in_4bit")
+    if settings.attn_implementation != "auto":
+        model.set_attn_implementation(settings.attn_implementation)
+    return model
 
 
 def _new_lora(model: PreTrainedModel, settings: TrainSettings) -> Any:
@@ -166,4 +170,4 @@ def formats_of(base: Base | PreTrainedModel, settings: TrainSettings, device: st
         place, parameters = place_of(device), parameters_of(base)
     else:
         place, parameters = base.device, base.num_parameters()
-    return training_formats(settings.dtype, place, parameters, lora=settings.lora is not None)
+    return training_formats(settings.dtype, place, parameters, lora=settings.lora is not None, four_bit=settings.load_in_4bit)

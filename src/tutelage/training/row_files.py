@@ -46,7 +46,7 @@ _SHAPES = (
 
 def read_rows(path: str | Path) -> tuple[AnyRow, ...]:
     """All rows of a file; what they are is found from the first. Raises `InputError` naming file, line and field, also for no rows."""
-    rows = _raw_rows(path)
+    rows = raw_rows(path)
     first = next(rows, None)
     if first is None:
         raise InputError(f"there are no rows in it; each must hold {_SHAPES}", file=path)
@@ -106,7 +106,8 @@ def kind_of(row: Row, where: Where) -> Kind:
     raise where.error(f"a row must hold {_SHAPES}; this one holds {', '.join(sorted(keys)) or 'nothing'}.{near}")
 
 
-def _sft(row: Row, where: Where) -> Iterator[SFTRow]:
+def read_demonstration(row: Row, where: Where) -> Iterator[SFTRow]:
+    """The demonstration of a row with `messages`, or with `prompt` and `completion`. Raises `InputError` naming the place."""
     if row.get("messages") is not None:
         said, skipped = read_messages(row["messages"], where, "messages")
         first = next((place for place, message in enumerate(said) if message.role == "assistant"), len(said))
@@ -219,10 +220,11 @@ def _tools(row: Row, where: Where) -> Any:
     return tuple(tool_specs(given, where))
 
 
-_READERS: dict[Kind, Callable[[Row, Where], Iterator[AnyRow]]] = {"sft": _sft, "dpo": _preference, "steps": _steps}
+_READERS: dict[Kind, Callable[[Row, Where], Iterator[AnyRow]]] = {"sft": read_demonstration, "dpo": _preference, "steps": _steps}
 
 
-def _raw_rows(path: str | Path) -> Iterator[tuple[Where, Row]]:
+def raw_rows(path: str | Path) -> Iterator[tuple[Where, Row]]:
+    """The rows of a file as data, of whatever kind. Raises `InputError`."""
     if str(path).startswith("hf:"):
         return ((where, _without_nulls(row)) for where, row in dataset_rows(str(path)))
     path = Path(path)

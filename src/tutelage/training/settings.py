@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from tutelage.errors import InputError
 from tutelage.records import Record
@@ -27,7 +27,21 @@ class TrainSettings(Record):
 
     lora None: all weights are trained. gradient_accumulation_steps: micro-batches a step. dtype: what is computed in; what
     learns is float32 always (`auto`: see `base.number_format`). max_length: in tokens; a longer row is refused unless `truncate` is true.
+
+    Levers for little memory (`levers.py` says what each needs, and which exclude each other): gradient_checkpointing: keep of each layer
+    its input only, and compute the rest again in the backward pass. optim: AdamW with its state in float32, or in 8 bits
+    (`paged_adamw_8bit`: which may move to main memory where the GPU's is full). load_in_4bit: keep the base's matrices in 4 bits (NF4,
+    with double quantisation) under LoRA. attn_implementation: `auto` lets transformers choose. offload_optimizer: AdamW's state lies in
+    main memory, and its step is made there. return_memory: on a CPU give the memory of each large tensor back to the system where it is
+    freed, in place of keeping its hole for the next.
+
+    SAID_WHERE_SET: settings that came later than others. At their defaults they are left out of what `model_dump` gives, so that what was
+    trained before they existed keeps its hashes.
     """
+
+    SAID_WHERE_SET: ClassVar[frozenset[str]] = frozenset(
+        {"optim", "load_in_4bit", "attn_implementation", "offload_optimizer", "return_memory"}
+    )
 
     learning_rate: float = Field(2e-4, gt=0)
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
@@ -41,6 +55,20 @@ class TrainSettings(Record):
     truncate: bool = False
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     lora: Lora | None = Lora()
+    optim: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "adamw_torch"
+    load_in_4bit: bool = False
+    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    offload_optimizer: bool = False
+    return_memory: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields, later = type(self).model_fields, self.SAID_WHERE_SET
+        return {name: value for name, value in dump(self).items() if name not in later or getattr(self, name) != fields[name].default}
+
+
+SPEED_ONLY = frozenset({"attn_implementation", "offload_optimizer", "return_memory"})
+"""Levers that change no result but for rounding: they are no part of what tells one training from another."""
 
 
 def read_settings(kind: type[Kind], given: dict[str, Any], what: str) -> Kind:

@@ -28,10 +28,14 @@ MAX_TOKENS_CPU, MAX_TOKENS_GPU = 2048, 16_384
 
 @dataclass(frozen=True)
 class Pass:
-    """Tree rows that go through the model at once. samples: all of the batch; rows: those that hold this pass's samples."""
+    """Tree rows that go through the model at once. samples: all of the batch; rows: those that hold this pass's samples.
+
+    targets: the learned labels of all samples, one sample after the other; they need not be what the samples read.
+    """
 
     rows: tuple[Row, ...]
     samples: tuple[Stretch, ...]
+    targets: tuple[int, ...]
 
     @property
     def held(self) -> list[int]:
@@ -48,7 +52,7 @@ class Pass:
         counts = [sum(sample.action) for sample in self.samples]
         batch = as_micro_batch(self.rows, self.samples, np.cumsum([0, *counts[:-1]]).tolist())
         owner = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
-        return MicroBatch(batch.ids, batch.positions, batch.mask, batch.source, batch.target, owner[batch.token])
+        return MicroBatch(batch.ids, batch.positions, batch.mask, batch.source, torch.tensor(self.targets)[batch.token], owner[batch.token])
 
 
 @dataclass(frozen=True)
@@ -77,14 +81,15 @@ class Sharing:
         samples = tuple(Stretch(tuple(ids), (False, *(label != IGNORED for label in labels[1:]))) for ids, labels in rows)
         together = units or [(number,) for number in range(len(samples))]
         trees = pack_units(samples, together, work=self.work, max_tokens=self.max_tokens)
-        return [Pass(tuple(group), samples) for group in gather_rows(trees, self.max_tokens)]
+        targets = tuple(label for _, labels in rows for label in labels[1:] if label != IGNORED)
+        return [Pass(tuple(group), samples, targets) for group in gather_rows(trees, self.max_tokens)]
 
 
 def micro_logprobs(model: Any, batch: MicroBatch) -> Tensor:
     """The log-probability of each action token of a micro-batch (M,)."""
     inner: Any = language_model_of(model)
     states = hidden_states(inner, batch).flatten(0, 1)[batch.source]
-    return token_logprobs(inner.get_output_embeddings(), states, batch.target)
+    return token_logprobs(inner, states, batch.target)
 
 
 def pass_logprobs(model: Any, one: Pass, device: torch.device) -> tuple[Tensor, Tensor]:

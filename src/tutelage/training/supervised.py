@@ -6,6 +6,7 @@ The work is done with TRL and peft (`sft_trainer.py`, `dpo_trainer.py`); nothing
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tutelage.adapter import Adapter
@@ -13,8 +14,10 @@ from tutelage.errors import InputError
 from tutelage.training.adapters import tokenizer_folder
 from tutelage.training.base import Base, load_tokenizer
 from tutelage.training.extra import needs_train
+from tutelage.training.planned import noted, plan_of, rows_of, warn
+from tutelage.training.planner import Plan, supervised_case
 from tutelage.training.settings import TrainSettings
-from tutelage.training.supervised_job import DPOSettings, Job, SFTSettings, TokenPair, Trained
+from tutelage.training.supervised_job import DPOSettings, Job, SFTSettings, SupervisedSettings, TokenPair, Trained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +39,9 @@ def train_sft(job: Job, rows: Sequence[TokenRow], settings: SFTSettings, *, vali
     check_rows(validation, settings, needed=False)
     with needs_train("training"):
         from tutelage.training.sft_trainer import run_sft
-    return run_sft(job, [cut(row, settings) for row in rows], settings, [cut(row, settings) for row in validation])
+    plan = _planned(job, settings, rows, validates=bool(validation))
+    trained = run_sft(job, [cut(row, settings) for row in rows], settings, [cut(row, settings) for row in validation])
+    return replace(trained, facts={**trained.facts, **noted(plan)})
 
 
 def train_dpo(job: Job, pairs: Sequence[TokenPair], settings: DPOSettings, *, validation: Sequence[TokenPair] = ()) -> Trained:
@@ -48,7 +53,17 @@ def train_dpo(job: Job, pairs: Sequence[TokenPair], settings: DPOSettings, *, va
         check_rows([row for pair in group for row in (pair.chosen, pair.rejected)], settings, needed=needed)
     with needs_train("training"):
         from tutelage.training.dpo_trainer import run_dpo
-    return run_dpo(job, [_cut_pair(pair, settings) for pair in pairs], settings, [_cut_pair(pair, settings) for pair in validation])
+    plan = _planned(job, settings, [side for pair in pairs for side in (pair.chosen, pair.rejected)], validates=bool(validation))
+    trained = run_dpo(job, [_cut_pair(pair, settings) for pair in pairs], settings, [_cut_pair(pair, settings) for pair in validation])
+    return replace(trained, facts={**trained.facts, **noted(plan)})
+
+
+def _planned(job: Job, settings: SupervisedSettings, rows: Sequence[TokenRow], *, validates: bool) -> Plan | None:
+    """The plan, with a warning where the training would not fit."""
+    sides = 2 if isinstance(settings, DPOSettings) else 1
+    plan = plan_of(job.base, supervised_case(settings, rows_of(rows, settings, sides=sides), validates=validates))
+    warn(plan)
+    return plan
 
 
 def tokenizer_for(base: Base, special_tokens: Sequence[str] = (), adapter: Adapter | None = None) -> PreTrainedTokenizerBase:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from tutelage.adapter import Adapter
 from tutelage.progress import Silent, Stage
-from tutelage.training.settings import Lora, TrainSettings
+from tutelage.training.settings import SPEED_ONLY, Lora, TrainSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from tutelage.training.base import Base
     from tutelage.training.chat import TokenRow
 
-PLACE_ONLY = frozenset({"save_steps", "save_minutes", "share_prefixes", "max_tokens_per_micro_batch"})
+PLACE_ONLY = frozenset({"save_steps", "save_minutes", "share_prefixes", "max_tokens_per_micro_batch", *SPEED_ONLY})
 """Settings that do not decide what is learned, but where and how quickly."""
 
-SpecialToken = Literal["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
+SpecialToken = Literal["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<|reversed|>"]
+REVERSED = "<|reversed|>"
+"""What a reply begins with that is said from its end; see `objectives.py`."""
 
 
 HistoryRow = Mapping[str, JsonValue]
@@ -57,7 +59,29 @@ class SupervisedSettings(TrainSettings):
 
 
 class SFTSettings(SupervisedSettings):
-    """Settings of supervised fine-tuning."""
+    """Settings of supervised fine-tuning.
+
+    objective: what is predicted from what; see `objectives.py`. objective_share: of the rows that are learned `teacherless` or `masked` at
+    a time; the others are learned the standard way. mask_rate: the share of an answer's tokens that `masked` hides. mask_token: what
+    stands in their place (None: `objectives.spare_token`).
+    """
+
+    SAID_WHERE_SET = SupervisedSettings.SAID_WHERE_SET | {"objective", "objective_share", "mask_rate", "mask_token"}
+
+    objective: Literal["standard", "reversed", "teacherless", "masked"] = "standard"
+    objective_share: float = Field(0.5, gt=0, le=1)
+    mask_rate: float = Field(0.5, gt=0, le=1)
+    mask_token: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_marker(cls, given: Any) -> Any:
+        """Replies in reverse begin with a token of their own."""
+        if not isinstance(given, dict) or given.get("objective") != "reversed":
+            return given
+        tokens = given.get("special_tokens", ())
+        known = not isinstance(tokens, list | tuple) or REVERSED in tokens
+        return given if known else {**given, "special_tokens": (*tokens, REVERSED)}
 
 
 class DPOSettings(SupervisedSettings):

@@ -8,7 +8,7 @@ import resource
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -25,14 +25,20 @@ from tutelage.adapter import Adapter
 from tutelage.errors import InputError
 from tutelage.records import content_id
 from tutelage.training.adapters import check_fits, load_adapter
-from tutelage.training.base import Formats, load_causal_lm, load_tokenizer, name_of, parameters_of, place_of, training_formats
-from tutelage.training.batches import packs, plain_output
+from tutelage.training.allocator import returning_memory
+from tutelage.training.base import Formats, load_to_train, load_tokenizer, name_of, parameters_of, place_of, training_formats
+from tutelage.training.batches import packs
 from tutelage.training.divergence import Diverged
 from tutelage.training.keeper import STATE, Keeper, history_rows, losses, newest_checkpoint, put_back, trainable
+from tutelage.training.levers import check_levers
+from tutelage.training.machine import this_machine
+from tutelage.training.optimizers import OffloadedAdamW
+from tutelage.training.output_layer import known_output
 from tutelage.training.settings import Lora
 from tutelage.training.sharing import Sharing
 from tutelage.training.supervised_job import PLACE_ONLY, Interrupted, Job, SupervisedSettings, Trained
 from tutelage.training.trees import language_model_of
+from tutelage.training.vision_settings import vision_parts
 
 MIB = 1 << 20
 _AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
@@ -48,15 +54,18 @@ def run(job: Job, settings: SupervisedSettings, make: MakeTrainer, data: Any, fa
     data: all that is learned from, whose hash names the folder of checkpoints. longest: of the rows, in tokens.
     """
     begun = perf_counter()
+    check_levers(settings, this_machine())
     place = job.folder / "checkpoints" / _fingerprint(job, settings, data)
     place.mkdir(parents=True, exist_ok=True)
     keeper = Keeper(job, settings, validates=validates)
-    with _quiet(), _own_randomness(job.seed), _enough_memory(settings):
+    with _quiet(), _own_randomness(job.seed), _enough_memory(settings), returning_memory(settings.return_memory):
         formats = formats_of(job, settings)
         model = prepare_model(job, settings)
         _check_context(model, longest)
         trainer = make(model, arguments(settings, place, job.seed, formats.computed))
         trainer.place, trainer.keeper = place, keeper
+        if settings.offload_optimizer:
+            trainer.optimizer_cls_and_kwargs = OffloadedAdamW, {"lr": settings.learning_rate}
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.add_callback(keeper)
         try:
@@ -161,7 +170,7 @@ def _rounded(found: list[float]) -> str:
 
 
 def _check_context(model: Any, longest: int) -> None:
-    room = getattr(model.config, "max_position_embeddings", None)
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if room is not None and longest > room:
         raise InputError(
             f"the longest row has {longest} tokens, and the model reads {room} at once; leave such rows out, or set max_length to {room} "
@@ -173,14 +182,14 @@ def _check_context(model: Any, longest: int) -> None:
 def prepare_model(job: Job, settings: SupervisedSettings) -> Any:
     """The model to train: with new LoRA weights, with those learned earlier, or itself. Raises `InputError` where these do not go well."""
     formats = formats_of(job, settings)
-    model: Any = load_causal_lm(job.base, name_of(formats.weights))
+    model: Any = load_to_train(job.base, settings, formats)
     if job.adapter is not None:
         model = _with_earlier(model, job, job.adapter, settings)
     if len(job.tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(job.tokenizer), mean_resizing=False)
     if settings.lora is None:
         return model.requires_grad_(True)
-    learning = model if job.adapter is not None else _with_lora(model, settings.lora, _new_tokens(job))
+    learning = model if job.adapter is not None else _with_lora(model, settings.lora, _new_tokens(job), vision_parts(model, settings))
     formats.settle(learning)
     return learning
 
@@ -200,7 +209,8 @@ def _new_tokens(job: Job) -> list[int]:
     return sorted(number for token, number in job.tokenizer.get_vocab().items() if token not in known)
 
 
-def _with_lora(model: Any, lora: Lora, new_tokens: list[int]) -> Any:
+def _with_lora(model: Any, lora: Lora, new_tokens: list[int], left_out: str | None = None) -> Any:
+    """left_out: a pattern of the names of modules that are not adapted."""
     modules = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     if "lm_head" in modules:
         raise InputError("the output layer cannot be adapted; leave lm_head out", field="lora.target_modules")
@@ -209,6 +219,7 @@ def _with_lora(model: Any, lora: Lora, new_tokens: list[int]) -> Any:
         lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # any number does
         lora_dropout=lora.lora_dropout,
         target_modules=modules,
+        exclude_modules=left_out,
         trainable_token_indices=dict.fromkeys(_vocabulary_layers(model), new_tokens) if new_tokens else None,
         task_type="CAUSAL_LM",
     )
@@ -231,7 +242,8 @@ def formats_of(job: Job, settings: SupervisedSettings) -> Formats:
     place = place_of()
     if settings.dtype == "float16" and place.type == "cpu":
         raise InputError("float16 cannot be trained on a CPU; use auto or float32", field="dtype")
-    return training_formats(settings.dtype, place, parameters_of(job.base), lora=settings.lora is not None)
+    lora, parameters = settings.lora is not None, parameters_of(job.base)
+    return training_formats(settings.dtype, place, parameters, lora=lora, four_bit=settings.load_in_4bit)
 
 
 def arguments(settings: SupervisedSettings, place: Path, seed: int, computed: torch.dtype = torch.float32) -> dict[str, Any]:
@@ -243,6 +255,7 @@ def arguments(settings: SupervisedSettings, place: Path, seed: int, computed: to
     )
     return {
         **{name: getattr(settings, name) for name in same.split()},
+        **({} if settings.optim == "adamw_torch" else {"optim": settings.optim}),  # its own default is AdamW, fused where torch can
         "output_dir": str(place),
         "per_device_eval_batch_size": settings.per_device_train_batch_size,
         "warmup_steps": settings.warmup_ratio,  # below 1 it is a share of the steps
@@ -287,17 +300,17 @@ class Shapes:
 def shapes_of(model: Any, settings: SupervisedSettings, arguments: Mapping[str, Any]) -> Shapes:
     """How batches go through this model, trained with these arguments.
 
-    In several processes all is TRL's own: there gradients are joined where the model itself is called. On one GPU TRL's way with the
-    learned positions is as lean as ours, but passes over what new tokens learn in the output layer.
+    In several processes, and on several GPUs, all is TRL's own: there gradients are joined where the model itself is called. So it is where
+    a mixture of experts adds the loss of its router.
     """
     inner: Any = language_model_of(model)
-    one_process = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-    ours = one_process and plain_output(inner.config)
-    needed = not torch.cuda.is_available() or not isinstance(inner.get_output_embeddings(), torch.nn.Linear)
-    shares = settings.share_prefixes and ours and torch.cuda.device_count() < 2
     autocast = next((getattr(torch, name) for kind, name in _AUTOCAST.items() if arguments.get(kind)), None)
-    sharing = Sharing.of(model, settings.max_tokens_per_micro_batch, autocast) if shares else None
-    return Shapes(settings.packing and packs(inner.config), ours and (needed or sharing is not None), sharing)
+    several = torch.cuda.device_count() > 1 or (torch.distributed.is_available() and torch.distributed.is_initialized())
+    routed = getattr(inner.config.get_text_config(), "output_router_logits", False)
+    with nullcontext() if autocast is None else torch.autocast(inner.device.type, autocast):
+        alone = not several and not routed and known_output(inner)
+    sharing = Sharing.of(model, settings.max_tokens_per_micro_batch, autocast) if settings.share_prefixes and alone else None
+    return Shapes(settings.packing and packs(inner.config), alone, sharing)
 
 
 def peak_memory_mb() -> int:

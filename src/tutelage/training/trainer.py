@@ -22,17 +22,21 @@ from tutelage.adapter import Adapter
 from tutelage.errors import InputError
 from tutelage.records import content_id
 from tutelage.training.adapters import save_adapter
+from tutelage.training.allocator import return_memory
 from tutelage.training.base import Base, load_tokenizer
 from tutelage.training.checkpoint import read_checkpoint, write_checkpoint
 from tutelage.training.divergence import REMEMBERED, Diverged, leapt
+from tutelage.training.levers import check_levers
 from tutelage.training.logprobs import TokenScores
+from tutelage.training.machine import this_machine
+from tutelage.training.optimizers import new_optimizer
 from tutelage.training.packing import MicroBatch, as_micro_batch, empty_micro_batch, gather_rows, pack_rows
 from tutelage.training.policy_batch import Batch
 from tutelage.training.policy_gradient import Floats, PolicyGradient, Sample, described
 from tutelage.training.policy_loss import Targets, policy_losses
 from tutelage.training.policy_network import PolicyNetwork, build_model, formats_of
 from tutelage.training.ranks import Ranks, whole
-from tutelage.training.settings import TrainSettings
+from tutelage.training.settings import SPEED_ONLY, TrainSettings
 from tutelage.training.steps import Tally, is_out_of_memory, peak_memory, schedule, seeded
 
 if TYPE_CHECKING:
@@ -70,6 +74,9 @@ class PolicyTrainer:
     ) -> None:
         self.base, self.settings, self.policy, self.folder = base, settings, policy, folder
         self.seed, self.total_updates, self.ranks = seed, total_updates, Ranks.of(accelerator)
+        shares = policy.share_prefixes and "share_prefixes" in policy.model_fields_set
+        check_levers(settings, this_machine(), shares=shares, sharded=self.ranks.sharded)
+        return_memory(settings.return_memory)
         self.fingerprint = self._fingerprint(adapter)
         self.formats = formats_of(base, settings, self.ranks.device)
         self.updates, self.steps = 0, 0
@@ -93,7 +100,7 @@ class PolicyTrainer:
             "seed": self.seed,
             "total_updates": self.total_updates,
         }
-        return {**own, "settings": self.settings.model_dump(mode="json"), "policy": described(self.policy)}
+        return {**own, "settings": self.settings.model_dump(mode="json", exclude=set(SPEED_ONLY)), "policy": described(self.policy)}
 
     def _frozen_base(self) -> PolicyNetwork | None:
         """The base beside the policy, where the divergence from it is wanted and all weights are trained."""
@@ -120,7 +127,7 @@ class PolicyTrainer:
         )
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
-        """AdamW; weight decay on matrices only; the value head in a group of its own."""
+        """AdamW, as the settings want it; weight decay on matrices only; the value head in a group of its own."""
         head = [] if self.network.value_head is None else [*self.network.value_head.parameters()]
         own = {id(weight) for weight in head}
         learned = [weight for weight in self.network.parameters() if weight.requires_grad and id(weight) not in own]
@@ -130,7 +137,7 @@ class PolicyTrainer:
             {"params": [weight for weight in learned if weight.ndim <= 1], "rate": rate, "weight_decay": 0.0},
             {"params": head, "rate": self.policy.value_learning_rate or rate, "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate)
+        return new_optimizer([group for group in groups if group["params"]], self.settings, self.network)
 
     def update(self, samples: Sequence[Sample], *, foreign: bool = False) -> dict[str, float]:
         """One update of the weights (`num_iterations` optimiser steps) and what there is to report of it.
