@@ -17,6 +17,7 @@ from tutelage.commands.inbox_cli import inbox_app
 from tutelage.commands.judge_cli import judge_app
 from tutelage.commands.knowledge_cli import knowledge_app
 from tutelage.commands.label_cli import label
+from tutelage.commands.plan_cli import plan
 from tutelage.errors import BudgetExceeded, InputError, TutelageError
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def schema() -> None:
 
 
 app.command()(adapt)
+app.command()(plan)
 app.command()(label)
 
 

@@ -28,6 +28,9 @@ PACKAGES = {
     "transformers": "learning with weights: pip install 'tutelage[train]'",
     "peft": "learning with weights: pip install 'tutelage[train]'",
     "trl": "SFT and DPO: pip install 'tutelage[train]'",
+    "bitsandbytes": "optimiser states in 8 bits, base models in 4: pip install 'tutelage[cuda]'",
+    "cut-cross-entropy": "the loss on NVIDIA GPUs: pip install 'tutelage[cuda]'",
+    "pillow": "images: pip install 'tutelage[vision]'",
     "gguf": "learned weights on gguf models: pip install 'tutelage[local]'",
     "datasets": "task files by Hugging Face name: pip install 'tutelage[datasets]'",
 }

@@ -23,7 +23,7 @@ UNPACKED = {"cpu": 400, "cuda": 24}
 MOVED = {"cpu": 0, "cuda": 20_000}
 """The same for moving a number of gradient and weight to main memory and back, with AdamW's step there: an assumption."""
 EIGHT_BIT = {"cpu": 1500, "cuda": 64}
-"""The same for a step of AdamW in 8 bits: measured on a CPU, an assumption for a GPU."""
+"""The same for a step of AdamW in 8 bits: an assumption."""
 RETURNED = 1.35
 """How much longer a step takes with `return_memory`: fresh pages cost time. Measured on two cores: 1.25 to 1.5."""
 IN_16_BITS = 1.9
