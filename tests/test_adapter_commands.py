@@ -48,8 +48,8 @@ def damage(adapter: Adapter) -> None:
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
 
 
-def run(*words: str | Path) -> str:
-    done = CliRunner().invoke(adapter_app, [str(word) for word in words], env={"COLUMNS": "200"})
+def run(*words: str | Path, columns: int = 200) -> str:
+    done = CliRunner().invoke(adapter_app, [str(word) for word in words], env={"COLUMNS": str(columns)})
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     assert done.exit_code == 0, done.output
@@ -136,6 +136,12 @@ def test_the_list_says_whose_episodes_wore_it(tmp_path: Path):
     assert rows[adapter.id]["worn_by"] == ["b: wears"]
     assert rows[other.id]["worn_by"] == []
     assert (tmp_path / "c" / "experience.sqlite").read_text() == "no database"
+
+
+def test_an_id_can_be_copied_from_a_narrow_terminal(tmp_path: Path):
+    adapter = write_lora(tmp_path / "a-run-of-a-rather-long-name" / "adapters", 1, facts=SFT)
+    assert adapter.id in run("list", tmp_path, columns=80)
+    assert "learned" not in run("list", tmp_path, columns=80).split("An agent file")[0]
 
 
 def test_a_list_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

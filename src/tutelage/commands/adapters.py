@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import JsonValue
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from sqlalchemy import select
 
 from tutelage.adapter import Adapter, FoundAdapter, find_adapters, read_adapter, read_config, stored_tensors
@@ -26,6 +26,8 @@ from tutelage.training.base import find_base
 
 RUNS = Path("runs")
 """Where adapters are looked for by default."""
+WIDE, LEFT_OUT, UNCUT = 130, ("learned_by", "worn_by", "steps", "mb"), ("id", "when", "kind")
+"""In a terminal of fewer columns these are left out; those are never cut, so that an id can be copied."""
 
 
 def list_adapters(folders: Sequence[Path], *, whole: bool, as_json: bool) -> None:
@@ -119,12 +121,16 @@ def _print_list(rows: Sequence[Mapping[str, Any]]) -> None:
     titles |= {"when": "when", "learned_by": "learned by", "worn_by": "worn by", "folder": "in"}
     good = [row for row in rows if row["damage"] is None]
     shown = [name for name in titles if any(row[name] not in (None, []) for row in good)]
+    if console.width < WIDE:
+        shown = [name for name in shown if name not in LEFT_OUT]
     if good:
-        table = Table(*(titles[name] for name in shown))
+        table = Table(*(Column(titles[name], no_wrap=name in UNCUT, overflow="fold") for name in shown))
         for row in good:
             table.add_row(*(escape(_cell(name, row[name])) for name in shown))
         console.print(table)
         console.print("An agent file wears one with `adapter: FOLDER/ID`.", highlight=False)
+        if console.width < WIDE:
+            console.print("A wider terminal, or --json, shows also which arms learned it and wear it.", highlight=False)
     for row in rows:
         if row["damage"] is not None:
             console.print(f"[bold]damaged[/bold] {escape(str(row['damage']))}", highlight=False, soft_wrap=True)
