@@ -180,7 +180,7 @@ async def test_a_pupil_learns_to_ask_only_where_memory_does_not_know(tmp_path):
         Stones(),
         sessions_per_task=8,
         memory_size=[0, 3],
-        num_train_epochs=30,
+        num_train_epochs=40,
         learning_rate=5e-3,
         per_device_train_batch_size=16,
         lora=None,
