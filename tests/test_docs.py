@@ -117,6 +117,7 @@ def test_python_examples_of_the_docs():
         "judges.md",
         "knowledge.md",
         "languages.md",
+        "path-star.md",
         "reflexion.md",
         "sandbox.md",
         "upkeep.md",
@@ -157,7 +158,7 @@ def learners_in(text: str) -> list:
     return data.get("learners", []) if isinstance(data, dict) else []
 
 
-@pytest.mark.parametrize("page", ["agile.md", "expel.md", "reflexion.md", "training.md", "upkeep.md", "vision.md"])
+@pytest.mark.parametrize("page", ["agile.md", "expel.md", "path-star.md", "reflexion.md", "training.md", "upkeep.md", "vision.md"])
 def test_learners_in_the_docs_can_be_built(page: str, tmp_path):
     (tmp_path / "other.json").write_text(tt.Knowledge(insights=(tt.Insight(text="Be brief."),)).model_dump_json())
     entries = [entry for text in blocks(ROOT / "docs" / page, "yaml") for entry in learners_in(text)]

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tutelage.environments.code import code_tasks as code_tasks
     from tutelage.environments.gym import GymTextEnvironment as GymTextEnvironment
     from tutelage.environments.multi_step import multi_step_tasks as multi_step_tasks
+    from tutelage.environments.path_star import PathStarGrader as PathStarGrader
+    from tutelage.environments.path_star import path_star_tasks as path_star_tasks
     from tutelage.environments.productqa import ProductQAEnvironment as ProductQAEnvironment
     from tutelage.environments.productqa import productqa_tasks as productqa_tasks
     from tutelage.environments.reasoning import ReasoningEnvironment as ReasoningEnvironment
@@ -219,6 +221,7 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "Numeric",
     "Oracle",
     "PairwiseJudge",
+    "PathStarGrader",
     "Person",
     "PersonGrader",
     "Practice",
@@ -279,6 +282,7 @@ __all__ = [  # the same names as registry.PUBLIC (tested)
     "measure_worth",
     "multi_step_tasks",
     "orchestrate",
+    "path_star_tasks",
     "productqa_tasks",
     "python_tool",
     "read_adapter",

@@ -40,6 +40,7 @@ GRADERS = {
     "judge": "tutelage.graders.judge:Judge",
     "person": "tutelage.inbox.grading:person_grader",
     "productqa": "tutelage.environments.productqa:ProductQAGrader",
+    "path_star": "tutelage.environments.path_star:PathStarGrader",
     "shop": "tutelage.environments.shop:ShopGrader",
 }
 
@@ -85,6 +86,7 @@ TASK_SOURCES: dict[str, str] = {
     "productqa": "tutelage.environments.productqa:productqa_tasks",
     "reasoning": "tutelage.environments.reasoning:reasoning_tasks",
     "service": "tutelage.environments.service:service_tasks",
+    "path_star": "tutelage.environments.path_star:path_star_tasks",
     "shapes": "tutelage.environments.shapes:shapes_tasks",
     "shop": "tutelage.environments.shop:shop_tasks",
     "textgame": "tutelage.environments.textgame:textgame_tasks",
@@ -171,6 +173,8 @@ PUBLIC = {
     "Oracle": "tutelage.learners.agile_oracle:Oracle",
     "orchestrate": "tutelage.workflows:orchestrate",
     "PairwiseJudge": "tutelage.graders.judge_pairwise:PairwiseJudge",
+    "path_star_tasks": "tutelage.environments.path_star:path_star_tasks",
+    "PathStarGrader": "tutelage.environments.path_star:PathStarGrader",
     "Person": "tutelage.inbox:Person",
     "PersonGrader": "tutelage.inbox:PersonGrader",
     "Practice": "tutelage.practice:Practice",
