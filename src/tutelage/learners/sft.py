@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.agent import Agent
 from tutelage.errors import InputError
-from tutelage.experience.views import by_task, reference_rows, sft_rows, successes
 from tutelage.knowledge import Knowledge
 from tutelage.learner import Need
+from tutelage.learners.demonstrations import Keyed, from_references, from_successes, no_success
 from tutelage.learners.supervised import (
     Form,
     Gathering,
@@ -24,9 +24,7 @@ from tutelage.learners.supervised import (
     learn_weights,
     prompt_key,
     render,
-    tools_of,
     trainable_base,
-    trying,
 )
 from tutelage.practice import Practice
 from tutelage.records import content_id
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
     from tutelage.training.chat import TokenRow
 
 Source = Literal["reference", "success", "file"]
-Keyed = list[tuple[str, SFTRow]]
 
 
 class Options(Gathering, SFTSettings):
@@ -91,7 +88,7 @@ class SFT:
         check_replies(self.options, agent)
         keyed = await self._rows(agent, practice)
         if not keyed:
-            practice.note(nothing_learned=self._nothing_found())
+            practice.note(nothing_learned=no_success(self.options))
             return agent
         data = content_id([row.model_dump(mode="json", exclude={"source"}) for _, row in keyed])
         learned = await learn_weights(agent, practice, base, self, self.options, data, lambda job: self._train(job, practice, keyed))
@@ -101,47 +98,14 @@ class SFT:
         source = self.options.source
         if source == "file":
             return [(prompt_key(row.prompt), row) for row in read_sft_rows(str(self.options.file))]
-        return await (self._references(agent, practice) if source == "reference" else self._successes(agent, practice))
-
-    async def _references(self, agent: Agent, practice: Practice) -> Keyed:
-        _, tools = await tools_of(agent, practice)
-        bare = self.options.distil
-        keyed = [(task.input_id, row) for task in practice.tasks for row in reference_rows([task], agent, tools=tools, bare=bare)]
-        if not keyed:
-            raise InputError("no training task has a reference answer to learn from; add some, or set source to `success`", field="source")
-        return keyed
-
-    async def _successes(self, agent: Agent, practice: Practice) -> Keyed:
-        options, native = self.options, agent.load().native_tools
-        experiences = await practice.collect(trying(agent, options.attempts, options.temperature), attempts=options.attempts)
-        practice.note(successes=len(successes(experiences, options.threshold)))
-        tools = [spec for group in await tools_of(agent, practice) for spec in group]
-        known = {task.id: task for task in practice.tasks}
-        return [
-            (known[task_id].input_id, row)
-            for task_id, tried in by_task(experiences).items()
-            for row in sft_rows(
-                tried,
-                [known[task_id]],
-                threshold=options.threshold,
-                per_task=options.per_task,
-                tools=tools,
-                native_tools=native,
-                bare=agent if options.distil else None,
-                truncated=options.truncated_episodes,
-            )
-        ]
+        if source == "reference":
+            return await from_references(agent, practice, bare=self.options.distil)
+        return await from_successes(agent, practice, self.options, bare=self.options.distil)
 
     def _train(self, job: Job, practice: Practice, keyed: Keyed) -> Trained:
         """References and files are checked strictly: a row of theirs that the template cannot carry is a mistake to mend."""
         items, validation = render(FORM, job, practice, keyed, self.options, forgiving=self.options.source == "success")
         return train_sft(job, items, self.options, validation=validation)
-
-    def _nothing_found(self) -> str:
-        return (
-            f"no episode that came to its end reached a score of {self.options.threshold:g}, so there is no success to learn from: "
-            "set source to `reference` or `file`, lower the threshold, or raise attempts"
-        )
 
 
 def _turns(tokenizer: Any, row: SFTRow) -> Sequence[TokenRow]:

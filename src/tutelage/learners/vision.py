@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.agent import Agent
 from tutelage.errors import InputError
-from tutelage.experience.views import by_task, reference_rows, sft_rows, successes
 from tutelage.learner import Need
+from tutelage.learners.demonstrations import Keyed, from_references, from_successes, no_success
 from tutelage.learners.supervised import (
     Form,
     Gathering,
@@ -23,9 +23,7 @@ from tutelage.learners.supervised import (
     learn_weights,
     prompt_key,
     render,
-    tools_of,
     trainable_base,
-    trying,
 )
 from tutelage.practice import Practice
 from tutelage.records import ImagePart, Message, content_id
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
     from tutelage.training.vision_chat import VisionRow
 
 Source = Literal["reference", "success", "file"]
-Keyed = list[tuple[str, SFTRow]]
 
 
 class Options(Gathering, VisionSettings):
@@ -97,7 +94,7 @@ class VisionSFT:
         _check_sees(base)
         keyed = await self._rows(agent, practice)
         if not keyed:
-            practice.note(nothing_learned=f"no episode reached a score of {self.options.threshold:g}, so there is no success to learn from")
+            practice.note(nothing_learned=no_success(self.options))
             return agent
         data = content_id(await asyncio.to_thread(lambda: [_by_content(row) for _, row in keyed]))
         return await learn_weights(agent, practice, base, self, self.options, data, lambda job: self._train(job, practice, keyed))
@@ -107,27 +104,9 @@ class VisionSFT:
         if options.source == "file":
             rows = await asyncio.to_thread(read_vision_rows, str(options.file), options.question)
             return [(prompt_key(_hashed(row.prompt, row.source)), row) for row in rows]
-        return await (self._references(agent, practice) if options.source == "reference" else self._successes(agent, practice))
-
-    async def _references(self, agent: Agent, practice: Practice) -> Keyed:
-        _, tools = await tools_of(agent, practice)
-        keyed = [(task.input_id, row) for task in practice.tasks for row in reference_rows([task], agent, tools=tools, bare=False)]
-        if not keyed:
-            raise InputError("no training task has a reference answer to learn from; add some, or set source to `success`", field="source")
-        return keyed
-
-    async def _successes(self, agent: Agent, practice: Practice) -> Keyed:
-        options, native = self.options, agent.load().native_tools
-        experiences = await practice.collect(trying(agent, options.attempts, options.temperature), attempts=options.attempts)
-        practice.note(successes=len(successes(experiences, options.threshold)))
-        tools = [spec for group in await tools_of(agent, practice) for spec in group]
-        known = {task.id: task for task in practice.tasks}
-        how: dict[str, Any] = {"threshold": options.threshold, "per_task": options.per_task, "truncated": options.truncated_episodes}
-        return [
-            (known[task_id].input_id, row)
-            for task_id, tried in by_task(experiences).items()
-            for row in sft_rows(tried, [known[task_id]], tools=tools, native_tools=native, **how)
-        ]
+        if options.source == "reference":
+            return await from_references(agent, practice)
+        return await from_successes(agent, practice, options)
 
     def _train(self, job: Job, practice: Practice, keyed: Keyed) -> Trained:
         """References and files are checked strictly: a row of theirs that cannot be learned from is a mistake to mend."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import InputError, StoreError
 from tutelage.records import content_id
-from tutelage.training.base import Base, DType, base_name, find_base, load_tokenizer
+from tutelage.training.base import Base, DType, base_name, find_base, load_tokenizer, without_bars
 from tutelage.training.tokenizer_training import Vocabulary
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def write_model(model: Any, tokenizer: PreTrainedTokenizerBase, out: Path) -> No
     Raises `StoreError` where it cannot be written, `InputError` where the tokenizer does not come back.
     """
     with whole_folder(out) as folder:
-        with _quiet():
+        with without_bars():
             model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         config = _config(folder)
@@ -113,20 +113,6 @@ def write_model(model: Any, tokenizer: PreTrainedTokenizerBase, out: Path) -> No
         again = load_tokenizer(Base("", folder, "", "", ""))
         if again.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str():
             raise InputError(f"transformers reads tokenizers of {model.config.model_type} in a way of its own, and this one is lost so")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the bar that transformers draws at every writing."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
